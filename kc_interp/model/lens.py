@@ -1,0 +1,78 @@
+"""The bridge to TransformerLens 3.9: the only file that imports it.
+
+A checkpoint opens as a `HookedTransformer` with these very weights; in a tied model the parameters are shared between
+the unrolled blocks (sharing modules instead would leave only `blocks.0` in the cache).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from kc_interp.errors import SpecError
+from kc_interp.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+
+def hooked(params: Mapping[str, Tensor], spec: ModelSpec) -> HookedTransformer:
+    """A HookedTransformer that holds one run's parameters (no `run` axis), on their device and in their dtype.
+
+    Raises SpecError when transformer-lens is not installed or has no HookedTransformer (4.0 removed it).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from transformer_lens import HookedTransformer, HookedTransformerConfig
+    except ImportError as error:
+        raise SpecError(
+            f"this needs transformer-lens 3.9 (4.0 removed HookedTransformer): pip install 'transformer-lens>=3.9,<4' ({error})"
+        ) from error
+    table = params["embed.W_E"]
+    config = HookedTransformerConfig(
+        n_layers=spec.depth,
+        d_model=spec.d_model,
+        n_heads=spec.n_heads,
+        d_head=spec.head_size,
+        d_mlp=spec.mlp_size,
+        d_vocab=table.shape[0],
+        n_ctx=params["pos_embed.W_pos"].shape[0],
+        act_fn=spec.act,
+        normalization_type="LN" if spec.norm == "LN" else None,
+        initializer_range=spec.init_std,
+        device=str(table.device),
+        dtype=table.dtype,
+        init_weights=False,
+        default_prepend_bos=False,
+    )
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(config)
+    state = {
+        name.replace(f"blocks.{index % spec.n_layers}.", f"blocks.{index}.", 1): value
+        for index in range(spec.depth)
+        for name, value in params.items()
+        if name.startswith(f"blocks.{index % spec.n_layers}.")
+    } | {name: value for name, value in params.items() if not name.startswith("blocks.")}
+    masks = {name: value for name, value in model.state_dict().items() if name.endswith((".mask", ".IGNORE"))}
+    model.load_state_dict({**state, **masks})
+    _tie(model, spec)
+    return model
+
+
+def _tie(model: HookedTransformer, spec: ModelSpec) -> None:
+    """Let every repetition of a block use the first one's Parameter objects."""
+    for index in range(spec.n_layers, spec.depth):
+        source = dict(model.blocks[index % spec.n_layers].named_parameters())
+        for name, parameter in source.items():
+            owner: nn.Module = model.blocks[index]
+            *path, leaf = name.split(".")
+            for part in path:
+                owner = getattr(owner, part)
+            setattr(owner, leaf, parameter)

@@ -1,0 +1,213 @@
+"use strict";
+/* The page's own script: draws what is in view, fills number tables when opened, and keeps its state in the address. */
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const make = (tag, attributes = {}, ...children) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  };
+  const initial = JSON.parse(byId("state").textContent);
+  const state = { at: "", left: initial.left, right: initial.right, switches: {} };
+  const content = (chart) => JSON.parse(chart.querySelector(":scope > script").textContent);
+
+  /* Charts */
+  const drawers = {
+    plot: (canvas, data) =>
+      Plotly.newPlot(canvas, data.plot.data, data.plot.layout, data.plot.config),
+    attention: (canvas, data) => circuitsvis(canvas, "AttentionHeads", data.widget),
+    tokens: (canvas, data) => circuitsvis(canvas, "ColoredTokens", data.widget),
+    switches: (canvas, data, chart) => switches(canvas, data.widget, chart.id),
+  };
+  function circuitsvis(canvas, component, properties) {
+    if (!window.CircuitsVis) {
+      /* Kept inert until a widget is first seen, so that the page opens sooner; the policy names its hash. */
+      const script = make("script");
+      script.textContent = byId("circuitsvis").textContent;
+      document.head.append(script);
+    }
+    const place = make("div", { id: `${canvas.parentElement.id}-widget` });
+    canvas.append(place);
+    window.CircuitsVis.render(place.id, window.CircuitsVis[component], properties);
+  }
+  function draw(chart) {
+    if (chart.dataset.drawn) return;
+    chart.dataset.drawn = "yes";
+    const canvas = chart.querySelector(".canvas");
+    try {
+      drawers[chart.dataset.kind](canvas, content(chart), chart);
+    } catch (error) {
+      chart.dataset.drawn = "failed";
+      canvas.append(make("p", { class: "alert" }, `This figure could not be drawn: ${error.message}`));
+    }
+  }
+  const watcher = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+      watcher.unobserve(entry.target);
+      draw(entry.target);
+    }),
+    { rootMargin: "250px" },
+  );
+
+  /* The numbers under a chart */
+  function fill(details) {
+    const place = details.querySelector(".scroll");
+    if (place.firstChild) return;
+    const { columns, numeric, rows, title } = content(details.closest(".chart")).table;
+    const head = make("tr");
+    columns.forEach((name, i) => head.append(make("th", { scope: "col", class: numeric[i] ? "n" : "" }, name || " ")));
+    const body = make("tbody");
+    for (const row of rows) {
+      const line = make("tr");
+      row.forEach((cell, i) => line.append(make("td", { class: numeric[i] ? "n" : "" }, cell)));
+      body.append(line);
+    }
+    place.append(make("table", {}, make("caption", {}, title), make("thead", {}, head), body));
+  }
+
+  /* Heads switched off, from precomputed answers */
+  function switches(canvas, data, id) {
+    const choice = make("select");
+    data.examples.forEach((example, i) =>
+      choice.append(make("option", { value: i }, `${i + 1}: ${example.tokens.join(" ")}`)));
+    const label = make("label", {}, "Example ");
+    label.append(choice);
+    const buttons = data.heads.map((head, h) => {
+      const button = make("button", { type: "button", "aria-pressed": "false" }, head);
+      button.addEventListener("click", () => show(current().example, current().mask ^ (1 << h), true));
+      return button;
+    });
+    const reset = make("button", { type: "button" }, "All on");
+    reset.addEventListener("click", () => show(current().example, 0, true));
+    const tokens = make("div", { class: "tokens" });
+    const says = make("p", { class: "says-changed", role: "status" });
+    const answers = make("div", { class: "answers" });
+    const group = make("div", { class: "heads", role: "group", "aria-label": "Heads; pressed means switched off" }, ...buttons, reset);
+    canvas.append(label, tokens, make("p", { class: "small" }, "Press a head to switch it off; press it again to restore it."), group, says, answers);
+    choice.addEventListener("change", () => show(Number(choice.value), current().mask, true));
+
+    const current = () => state.switches[id] || { example: 0, mask: 0 };
+    const list = (heading, ranked, target, kind) => {
+      const items = make("ol");
+      for (const [symbol, probability] of ranked.slice(0, 6)) {
+        const percent = probability === null ? "–" : `${(100 * probability).toFixed(1)} %`;
+        const bar = make("i");
+        bar.style.width = `${Math.max(0, Math.min(100, 100 * (probability || 0)))}%`;
+        items.append(make("li", { class: symbol === target ? "target" : "" },
+          make("b", {}, symbol), make("span", { class: "bar", "aria-hidden": "true" }, bar), make("span", { class: "n" }, percent)));
+      }
+      return make("div", { class: kind }, make("h4", {}, heading), items);
+    };
+    function show(index, mask, keep) {
+      const example = data.examples[index] || data.examples[0];
+      index = data.examples.indexOf(example);
+      state.switches[id] = { example: index, mask };
+      choice.value = String(index);
+      buttons.forEach((button, h) => button.setAttribute("aria-pressed", String(Boolean((mask >> h) & 1))));
+      tokens.textContent = example.tokens.join(" ");
+      const off = data.heads.filter((_, h) => (mask >> h) & 1);
+      const before = example.answers["0"], after = example.answers[String(mask)];
+      answers.replaceChildren();
+      if (before) answers.append(list("All heads on", before, example.target, "before"));
+      if (!after) says.textContent = `Without ${off.join(", ")}: not precomputed; switch fewer heads off.`;
+      else if (!mask) says.textContent = `All heads on: the model answers ${after[0][0]}; the correct answer is ${example.target}.`;
+      else {
+        answers.append(list(`Without ${off.join(", ")}`, after, example.target, "after"));
+        const now = after[0][0];
+        const verb = before && before[0][0] === now ? `still answers ${now}` : `answers ${now}` + (before ? ` instead of ${before[0][0]}` : "");
+        says.textContent = `Without ${off.join(", ")} the model ${verb}; the correct answer is ${example.target}.`;
+      }
+      if (keep) save();
+    }
+    canvas.closest(".chart").restore = () => show(current().example, current().mask, false);
+    show(current().example, current().mask, false);
+  }
+
+  /* Which models are shown */
+  function arrange() {
+    for (const grid of all(".grid")) {
+      grid.classList.toggle("single", !state.right || state.right === state.left);
+      const filled = new Set();
+      for (const cell of all(".cell", grid)) {
+        const side = cell.dataset.model === state.left ? 1 : cell.dataset.model === state.right ? 2 : 0;
+        cell.hidden = !side;
+        cell.style.gridRow = Number(cell.dataset.row) + 1;
+        cell.style.gridColumn = side || "auto";
+        if (side) filled.add(Number(cell.dataset.row));
+      }
+      for (const head of all(".rowhead", grid)) {
+        head.style.gridRow = Number(head.dataset.row) + 1;
+        head.hidden = !filled.has(Number(head.dataset.row) + 1);
+      }
+    }
+    for (const side of ["left", "right"]) if (byId(side)) byId(side).value = state[side];
+  }
+
+  /* State in the address */
+  function save() {
+    const parts = new URLSearchParams();
+    if (state.at) parts.set("at", state.at);
+    if (state.left !== initial.left) parts.set("left", state.left);
+    if (state.right !== initial.right) parts.set("right", state.right);
+    for (const [id, { example, mask }] of Object.entries(state.switches)) if (example || mask) parts.set(id, `${example}.${mask}`);
+    const text = parts.toString();
+    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+  }
+  function load() {
+    const text = location.hash.slice(1);
+    const parts = new URLSearchParams(text.includes("=") ? text : { at: decodeURIComponent(text) });
+    const known = (name, otherwise) => (name === "" || initial.models.includes(name) ? name : otherwise);
+    state.at = byId(parts.get("at") || "") ? parts.get("at") : "";
+    state.left = known(parts.get("left") ?? initial.left, initial.left) || initial.left;
+    state.right = known(parts.get("right") ?? initial.right, initial.right);
+    state.switches = {};
+    for (const chart of all("[data-kind=switches]")) {
+      const match = /^(\d+)\.(\d+)$/.exec(parts.get(chart.id) || "");
+      if (match) state.switches[chart.id] = { example: Number(match[1]), mask: Number(match[2]) };
+    }
+    arrange();
+    all("[data-kind=switches][data-drawn=yes]").forEach((chart) => chart.restore());
+    if (state.at) go(state.at);
+  }
+  function go(id) {
+    const section = byId(id);
+    section.scrollIntoView();
+    const title = section.querySelector("[tabindex='-1']");
+    if (title) title.focus({ preventScroll: true });
+  }
+
+  all("nav a, .skip").forEach((link) => link.addEventListener("click", (event) => {
+    event.preventDefault();
+    state.at = link.getAttribute("href").slice(1);
+    save();
+    go(state.at);
+  }));
+  for (const side of ["left", "right"]) if (byId(side)) byId(side).addEventListener("change", (event) => {
+    state[side] = event.target.value;
+    arrange();
+    save();
+  });
+  all(".pair").forEach((button) => button.addEventListener("click", () => {
+    state.left = button.dataset.left;
+    state.right = button.dataset.right;
+    state.at = document.querySelector(".probe").id;
+    arrange();
+    save();
+    go(state.at);
+  }));
+  all("details.numbers").forEach((details) => details.addEventListener("toggle", () => details.open && fill(details)));
+  window.addEventListener("hashchange", load);
+
+  /* Where the reader is */
+  const links = new Map(all("nav a").map((link) => [link.getAttribute("href").slice(1), link]));
+  const spy = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+    links.forEach((link) => link.removeAttribute("aria-current"));
+    links.get(entry.target.id)?.setAttribute("aria-current", "location");
+  }), { rootMargin: "-15% 0px -75% 0px" });
+  all("main section").forEach((section) => spy.observe(section));
+
+  load();
+  all(".chart").forEach((chart) => watcher.observe(chart));
+})();

@@ -1,0 +1,212 @@
+"""Settings: frozen dataclasses, read from TOML or from a checkpoint's metadata; an unknown key is refused by name.
+
+A `RunSpec` says everything that decides one trained model. Constructors store and check settings and do nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from kc_interp.errors import SpecError, did_you_mean
+
+Initialisation = Literal["narrow", "wide", "hooked"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SpecError(message)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task by its installed name, with its settings."""
+
+    name: str = "listops"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The sample and the hold-outs.
+
+    `split_seed` decides what is held out and what is a test item: shared by all arms, independent of a run's own seed,
+    which draws the training sample. `test_fraction` of all questions, chosen by hash, are never trained on.
+    """
+
+    n_train: int = 60_000
+    test_fraction: float = 0.05
+    holdout_pairs: int = 2
+    holdout_triples: int = 10
+    split_seed: int = 0
+    vocabulary: Literal["used", "all"] = "used"
+
+    def __post_init__(self) -> None:
+        _require(self.n_train >= 1, f"n_train is {self.n_train}; at least 1 example is needed to train on")
+        _require(0 < self.test_fraction < 1, f"test_fraction is {self.test_fraction}; it must lie between 0 and 1")
+        _require(min(self.holdout_pairs, self.holdout_triples) >= 0, "a number of held-out orbits cannot be negative")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The shape of a transformer, in TransformerLens's names.
+
+    A stack of `n_layers` blocks is applied `repeat` times (n_layers 1, repeat 5: one tied block, as in the paper).
+    `n_ctx` None: the task's longest chain. `init` is the standard deviation of every weight matrix: narrow 0.02
+    (the paper's), wide 1/sqrt(d_model), hooked 0.8/sqrt(d_model) (HookedTransformer's default), or a number;
+    `scale_residual` divides it by sqrt(2 * n_layers * repeat) for the projections into the residual stream.
+    `qkv_bias` False freezes the q, k and v biases at zero (they then do not count as parameters).
+    """
+
+    d_model: int = 48
+    n_layers: int = 2
+    n_heads: int = 4
+    repeat: int = 1
+    d_head: int | None = None
+    d_mlp: int | None = None
+    act: Literal["relu", "gelu"] = "gelu"
+    norm: Literal["LN", "none"] = "LN"
+    n_ctx: int | None = None
+    qkv_bias: bool = True
+    init: Initialisation | float = "wide"
+    scale_residual: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layers", "n_heads", "repeat", "d_head", "d_mlp", "n_ctx"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} is {value}; it must be at least 1")
+        _require(
+            self.d_head is not None or self.d_model % self.n_heads == 0,
+            f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}; choose a multiple, or set d_head",
+        )
+        _require(isinstance(self.init, str) or self.init > 0, f"init is {self.init}; a standard deviation is above 0")
+
+    @property
+    def head_size(self) -> int:
+        return self.d_head if self.d_head is not None else self.d_model // self.n_heads
+
+    @property
+    def mlp_size(self) -> int:
+        return self.d_mlp if self.d_mlp is not None else 4 * self.d_model
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks a token passes through: layers times repetitions."""
+        return self.n_layers * self.repeat
+
+    @property
+    def init_std(self) -> float:
+        named = {"narrow": 0.02, "wide": 1 / math.sqrt(self.d_model), "hooked": 0.8 / math.sqrt(self.d_model)}
+        return named[self.init] if isinstance(self.init, str) else float(self.init)
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How a model is trained: AdamW throughout.
+
+    `schedule`: onecycle (linear warm-up over `warmup` of the steps, cosine to `lr * final_lr`), exponential (decay to
+    `lr * final_lr`), or constant after the warm-up. `loss`: on every token (as the paper) or on the completion only.
+    `batches`: bucketed by length, or `stream` (random crops of `crop` tokens of one stream, as the paper).
+    """
+
+    steps: int = 8_000
+    batch_size: int = 64
+    lr: float = 3e-3
+    final_lr: float = 0.01
+    schedule: Literal["onecycle", "exponential", "constant"] = "onecycle"
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    loss: Literal["all", "completion"] = "all"
+    batches: Literal["bucketed", "stream"] = "bucketed"
+    crop: int = 128
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    checkpoint_every: int = 1_000
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "crop", "checkpoint_every"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        _require(self.lr > 0 and self.clip > 0, "lr and clip must be above 0")
+        _require(0 <= self.warmup <= 1 and 0 < self.final_lr <= 1, "warmup and final_lr are fractions")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: task, data, model, training and the seed of initialisation, training sample and order."""
+
+    task: TaskSpec = field(default_factory=TaskSpec)
+    data: DataSpec = field(default_factory=DataSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+    seed: int = 0
+
+
+Settings = TypeVar("Settings")
+
+
+def to_plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as plain data (dicts, lists, numbers, strings): what TOML and JSON hold."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(settings)
+
+
+def from_plain(cls: type[Settings], data: Mapping[str, Any], *, where: str = "settings") -> Settings:
+    """A settings dataclass from plain data. Raises SpecError on an unknown key or a value of the wrong kind.
+
+    >>> from_plain(ModelSpec, {"n_head": 4})
+    Traceback (most recent call last):
+    kc_interp.errors.SpecError: settings: unknown key 'n_head'; did you mean 'n_heads'?
+    """
+    _require(isinstance(data, Mapping), f"{where}: expected a table of settings, found {data!r}")
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise SpecError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
+    return cls(**{key: _coerce(hints[key], value, f"{where}.{key}") for key, value in data.items()})
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type, or a SpecError that names the place and what would fit."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_plain(typing.cast(type, hint), value, where=where)
+    if origin in (typing.Union, types.UnionType):
+        for option in options:
+            try:
+                return _coerce(option, value, where)
+            except SpecError:
+                continue
+    elif origin is Literal:
+        if value in options:
+            return value
+        names = [str(option) for option in options]
+        raise SpecError(f"{where} is {value!r}{did_you_mean(str(value), names)}")
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        if options[-1] is Ellipsis:
+            return tuple(_coerce(options[0], item, where) for item in value)
+        if len(value) == len(options):
+            return tuple(_coerce(option, item, where) for option, item in zip(options, value, strict=True))
+    elif hint is type(None) and value is None:
+        return None
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or ((hint is bool or hint is str) and isinstance(value, hint)) or hint is Any or (origin is not None and isinstance(origin, type) and isinstance(value, origin)):
+        return value
+    wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options) or getattr(
+        hint, "__name__", str(hint)
+    )
+    raise SpecError(f"{where} is {value!r}; expected {wanted}")

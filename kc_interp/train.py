@@ -1,0 +1,392 @@
+"""Training: one model or many of one shape at once, each with its own task, seed, initialisation, order and clipping.
+
+The members of an ensemble share every matrix product and nothing else: each has its own loss, its own gradient norm
+and its own optimiser state, so that a member is the run it would have been alone, up to rounding. Parameters live in
+one flat buffer per run, which makes clipping and AdamW a handful of operations whatever the number of tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import kc_interp
+from kc_interp import checkpoint, metrics, plugins
+from kc_interp.batches import IGNORE, Batch, Batches
+from kc_interp.checkpoint import Checkpoint
+from kc_interp.data import Split
+from kc_interp.errors import CheckpointError, SpecError
+from kc_interp.files import write_atomically
+from kc_interp.model import parameters
+from kc_interp.model.device import tune_for_training
+from kc_interp.model.forward import forward
+from kc_interp.spec import RunSpec, TrainSpec, to_plain
+from kc_interp.tasks.task import Task
+from kc_interp.tokens import Tokens
+
+STATE_NAME = "train-state.safetensors"
+EVALUATIONS = 40
+EVALUATION_ITEMS = 256
+_UNUSED_LOGIT = -1e9
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an ensemble stands: one number a run. `accuracy` is strict, teacher-forced, on test items of the mixture.
+
+    It is None until the first evaluation.
+    """
+
+    step: int
+    steps: int
+    loss_nats: Sequence[float]
+    accuracy: Sequence[float] | None
+    examples_per_second: float
+
+
+def learning_rate(spec: TrainSpec, step: int) -> float:
+    """The rate of the update after `step` updates, by the schedule of the settings."""
+    warm = round(spec.warmup * spec.steps)
+    if step < warm:
+        return spec.lr * (step + 1) / warm
+    done = (step - warm) / max(spec.steps - warm, 1)
+    if spec.schedule == "onecycle":
+        return spec.lr * (spec.final_lr + (1 - spec.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
+    return spec.lr * spec.final_lr**done if spec.schedule == "exponential" else spec.lr
+
+
+@dataclass
+class _Member:
+    """What one run of the ensemble reads and is."""
+
+    spec: RunSpec
+    task: Task
+    tokens: Tokens
+    n_ctx: int
+    batches: Batches
+    tests: dict[str, metrics.Items]
+
+
+def prepare(spec: RunSpec, cache: dict[Any, Any] | None = None) -> _Member:
+    """Draw a run's training chains and test items. Runs that differ only in model or training share them by `cache`."""
+    cache = {} if cache is None else cache
+    task = plugins.make_task(spec.task)
+    tokens = Tokens.of(task, spec.data.vocabulary)
+    split = Split.of(task, spec.data)
+    key = json.dumps([to_plain(spec.task), to_plain(spec.data), spec.seed], sort_keys=True)
+    if key not in cache:
+        chains = split.draw(task, spec.data.n_train, np.random.default_rng([2, spec.seed]), test=False)
+        rng = np.random.default_rng([3, spec.data.split_seed])
+        parts = {"mixture": task, **(task.components() if len(task.components()) > 1 else {})}
+        tests = {
+            name: metrics.Items.of(split.draw(part, EVALUATION_ITEMS, rng, test=True), tokens)
+            for name, part in parts.items()
+        }
+        cache[key] = (chains, tokens.encode(chains.symbols), tests)
+    chains, ids, tests = cache[key]
+    return _Member(
+        spec, task, tokens, checkpoint.context_length(spec, task), Batches(ids, chains, spec.train, spec.seed), tests
+    )
+
+
+class Ensemble:
+    """Several runs of one model shape, trained together. `step()` makes one update of every run.
+
+    Runs may differ in task, data, seed, initialisation, learning rate and its schedule, weight decay and clipping.
+    Vocabularies and contexts of different size are padded to the largest; the padding never receives a gradient.
+    """
+
+    def __init__(self, specs: Sequence[RunSpec], device: torch.device | str = "cpu") -> None:
+        cache: dict[Any, Any] = {}
+        self._require_alike(specs)
+        self.device = torch.device(device)
+        self.members = [prepare(spec, cache) for spec in specs]
+        self.model = specs[0].model
+        self.done = 0
+        self.curve: list[dict[str, Any]] = []
+        self._dtype = torch.float64 if specs[0].train.dtype == "float64" else torch.float32
+        self._bfloat16 = specs[0].train.dtype == "bfloat16"
+        if self._bfloat16 and not (self.device.type == "cuda" and torch.cuda.is_bf16_supported()):
+            raise SpecError("dtype bfloat16 needs a CUDA device that has it; use float32")
+        self._d_vocab = max(len(member.tokens) for member in self.members)
+        self._n_ctx = max(member.n_ctx for member in self.members)
+        self._shapes = parameters.shapes(self.model, d_vocab=self._d_vocab, n_ctx=self._n_ctx)
+        sizes = [math.prod(shape) for shape in self._shapes.values()]
+        self._flat = torch.zeros(len(specs), sum(sizes), dtype=self._dtype, device=self.device)
+        self.params = {
+            name: part.view(len(specs), *shape).requires_grad_(not parameters.is_frozen(name, self.model))
+            for (name, shape), part in zip(self._shapes.items(), self._flat.split(sizes, dim=1), strict=True)
+        }
+        for run, member in enumerate(self.members):
+            self._write(run, initial_parameters(member.spec, d_vocab=len(member.tokens), n_ctx=member.n_ctx))
+        self._optimisers = [
+            torch.optim.AdamW(
+                [self._flat[run]],
+                lr=member.spec.train.lr,
+                betas=member.spec.train.betas,
+                weight_decay=member.spec.train.weight_decay,
+                fused=True,
+            )
+            for run, member in enumerate(self.members)
+        ]
+        self._clip = torch.tensor([spec.train.clip for spec in specs], dtype=self._dtype, device=self.device)
+        self._unused = self._mask_unused()
+
+    @staticmethod
+    def _require_alike(specs: Sequence[RunSpec]) -> None:
+        def shape(spec: RunSpec) -> Any:
+            train = spec.train
+            return (
+                dataclasses.replace(spec.model, init="wide", scale_residual=True, n_ctx=None),
+                (train.steps, train.batch_size, train.dtype),
+            )
+
+        for spec in specs[1:]:
+            if shape(spec) != shape(specs[0]):
+                raise SpecError(
+                    "the runs of an ensemble share model shape, steps, batch size and dtype; "
+                    f"found {shape(specs[0])} and {shape(spec)}"
+                )
+
+    def _mask_unused(self) -> Tensor | None:
+        """A large negative logit for the tokens that pad a smaller vocabulary; None when none does."""
+        sizes = torch.tensor([len(member.tokens) for member in self.members], device=self.device)
+        unused = torch.arange(self._d_vocab, device=self.device) >= sizes[:, None]
+        return (unused * _UNUSED_LOGIT).to(self._dtype)[:, None, None] if unused.any() else None
+
+    def _slices(self, run: int) -> Iterator[tuple[str, Tensor]]:
+        """Views of one run's parameters without the padding of its vocabulary and context."""
+        member = self.members[run]
+        wanted = parameters.shapes(self.model, d_vocab=len(member.tokens), n_ctx=member.n_ctx)
+        for name, shape in wanted.items():
+            yield name, self.params[name].detach()[run][tuple(slice(size) for size in shape)]
+
+    def _write(self, run: int, params: Mapping[str, Tensor]) -> None:
+        for name, view in self._slices(run):
+            view.copy_(params[name])
+
+    def member_params(self, run: int) -> parameters.Parameters:
+        """One run's parameters as they stand, copied to the CPU in float32 (float64 stays)."""
+        return {name: view.cpu().clone() for name, view in self._slices(run)}
+
+    def batch(self, step: int) -> tuple[Int[Tensor, "run batch pos"], Int[Tensor, "run batch pos"]]:
+        """Tokens and targets of every run at a step, padded to the widest."""
+        batches = [member.batches[step] for member in self.members]
+        width = max(batch.tokens.shape[1] for batch in batches)
+
+        def padded(part: Callable[[Batch], np.ndarray], value: int) -> Tensor:
+            rows = [
+                np.pad(part(batch), ((0, 0), (0, width - part(batch).shape[1])), constant_values=value)
+                for batch in batches
+            ]
+            return torch.from_numpy(np.stack(rows)).to(self.device, non_blocking=True)
+
+        return padded(lambda batch: batch.tokens, 0), padded(lambda batch: batch.targets, IGNORE)
+
+    def losses(
+        self, tokens: Int[Tensor, "run batch pos"], targets: Int[Tensor, "run batch pos"]
+    ) -> Float[Tensor, " run"]:
+        """Mean cross-entropy of each run over the positions that count, in nats."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
+            logits = forward(self.params, self.model, tokens)
+        logits = logits.to(self._dtype)
+        if self._unused is not None:
+            logits = logits + self._unused
+        each = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none", ignore_index=IGNORE)
+        counted = (targets != IGNORE).flatten(1).sum(1)
+        return each.view(len(self.members), -1).sum(1) / counted
+
+    def gradients(self, losses: Float[Tensor, " run"]) -> Float[Tensor, "run parameter"]:
+        """The gradient of each run's own loss, in the flat layout; zero for frozen parameters."""
+        trained = [value for value in self.params.values() if value.requires_grad]
+        found = iter(torch.autograd.grad(losses.sum(), trained))
+        parts = [next(found) if value.requires_grad else torch.zeros_like(value) for value in self.params.values()]
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+    def step(self) -> Float[Tensor, " run"]:
+        """One update of every run; returns the losses before it (on the device: reading them is the caller's choice)."""
+        tokens, targets = self.batch(self.done)
+        losses = self.losses(tokens, targets)
+        gradients = self.gradients(losses)
+        norms = gradients.norm(dim=1)
+        gradients *= (self._clip / (norms + 1e-6)).clamp(max=1)[:, None]
+        for run, optimiser in enumerate(self._optimisers):
+            group = optimiser.param_groups[0]
+            group["lr"] = learning_rate(self.members[run].spec.train, self.done)
+            group["params"][0].grad = gradients[run]
+            optimiser.step()
+        self.done += 1
+        return losses.detach()
+
+    def evaluate(self) -> list[dict[str, float]]:
+        """Strict teacher-forced accuracy of every run, on its mixture and on each operation alone."""
+        scores: list[dict[str, float]] = [{} for _ in self.members]
+        for name in dict.fromkeys(name for member in self.members for name in member.tests):
+            runs = [run for run, member in enumerate(self.members) if name in member.tests]
+            chosen = {key: value.detach()[runs] for key, value in self.params.items()}
+            exact = metrics.exact(chosen, self.model, [self.members[run].tests[name] for run in runs])
+            for run, value in zip(runs, exact.float().mean(1).tolist(), strict=True):
+                scores[run][name] = value
+        return scores
+
+    def state(self) -> bytes:
+        """Everything needed to go on, as a safetensors file's bytes."""
+        tensors = {"params": self._flat}
+        for key in ("exp_avg", "exp_avg_sq"):
+            rows = [optimiser.state[optimiser.param_groups[0]["params"][0]].get(key) for optimiser in self._optimisers]
+            tensors[key] = torch.stack([torch.zeros_like(self._flat[0]) if row is None else row for row in rows])
+        described = {"schema": checkpoint.SCHEMA, "kind": "train-state", "step": self.done, "curve": self.curve}
+        return checkpoint.pack(tensors, {**described, "specs": [to_plain(member.spec) for member in self.members]})
+
+    def restore(self, path: Path) -> None:
+        """Continue from a state file. Raises CheckpointError when it is not one, or is of other runs."""
+        described, shapes = checkpoint.peek(path, kind="train-state")
+        if described["specs"] != json.loads(json.dumps([to_plain(member.spec) for member in self.members])):
+            raise CheckpointError(
+                f"{path}: belongs to a run with other settings; resume with the settings it began with"
+            )
+        if set(shapes.values()) != {tuple(self._flat.shape)}:
+            raise CheckpointError(f"{path}: holds tensors of shape {shapes}, this run needs {tuple(self._flat.shape)}")
+        tensors = checkpoint.safetensors.torch.load_file(path, device=str(self.device))
+        self.done, self.curve = described["step"], described["curve"]
+        with torch.no_grad():
+            self._flat.copy_(tensors["params"])
+        for run, optimiser in enumerate(self._optimisers):
+            optimiser.state[optimiser.param_groups[0]["params"][0]] = {
+                "step": torch.tensor(float(self.done), device=self.device),
+                "exp_avg": tensors["exp_avg"][run].clone(),
+                "exp_avg_sq": tensors["exp_avg_sq"][run].clone(),
+            }
+
+    def checkpoints(self, wall_seconds: float | None = None) -> list[Checkpoint]:
+        """Every run as a checkpoint, with its own learning curve."""
+        return [
+            Checkpoint(
+                member.spec,
+                self.member_params(run),
+                training={
+                    "steps": self.done,
+                    "members": len(self.members),
+                    "wall_seconds": wall_seconds,
+                    "curve": [
+                        {"step": row["step"], "loss_nats": row["loss_nats"][run], **row["accuracy"][run]}
+                        for row in self.curve
+                    ],
+                },
+                provenance=provenance(self.device),
+            )
+            for run, member in enumerate(self.members)
+        ]
+
+
+def initial_parameters(spec: RunSpec, *, d_vocab: int, n_ctx: int) -> parameters.Parameters:
+    """A run's fresh parameters: a function of its settings and seed alone."""
+    generator = torch.Generator().manual_seed(spec.seed)
+    return parameters.initialise(spec.model, generator, d_vocab=d_vocab, n_ctx=n_ctx)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What produced a result: versions, device, threads."""
+    return {
+        "kc_interp": kc_interp.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let the step at hand finish when Ctrl-C comes: an update is whole or has not begun. A second Ctrl-C acts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def train(
+    specs: Sequence[RunSpec],
+    *,
+    folders: Sequence[Path] | None = None,
+    state_path: Path | None = None,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> list[Checkpoint]:
+    """Train the runs together and return their checkpoints.
+
+    With `folders` (one a run) each gets `checkpoints/step_….safetensors` along the way and `model.safetensors` at the
+    end; with `state_path` everything needed to go on is kept there, replaced whole at every checkpoint and when
+    interrupted. `resume` continues from it if it exists. Raises SpecError, DataError and CheckpointError before the
+    first step; on KeyboardInterrupt the state is written first.
+    """
+    tune_for_training()
+    ensemble = Ensemble(specs, device)
+    if resume and state_path is not None and state_path.exists():
+        ensemble.restore(state_path)
+    began, first = time.perf_counter(), ensemble.done
+    plan = specs[0].train
+    every = max(1, plan.steps // EVALUATIONS)
+    recent: list[Tensor] = []
+    accuracy: list[float] | None = None
+
+    def keep() -> None:
+        if state_path is not None:
+            write_atomically(state_path, ensemble.state())
+
+    with _deferred_interrupt() as interrupted:
+        while ensemble.done < plan.steps:
+            recent.append(ensemble.step())
+            if ensemble.done % every == 0 or ensemble.done == plan.steps:
+                loss = torch.stack(recent).mean(0).tolist()
+                scores = ensemble.evaluate()
+                ensemble.curve.append({"step": ensemble.done, "loss_nats": loss, "accuracy": scores})
+                accuracy = [score["mixture"] for score in scores]
+                recent.clear()
+            if ensemble.done % 20 == 0 or ensemble.done == plan.steps:
+                latest = recent[-1].tolist() if recent else ensemble.curve[-1]["loss_nats"]
+                rate = (ensemble.done - first) * len(specs) * plan.batch_size / (time.perf_counter() - began)
+                on_progress(Progress(ensemble.done, plan.steps, latest, accuracy, rate))
+            if ensemble.done % plan.checkpoint_every == 0 and ensemble.done < plan.steps:
+                for folder, one in zip(folders or [], ensemble.checkpoints(), strict=False):
+                    one.save(folder / "checkpoints" / f"step_{ensemble.done:07d}.safetensors")
+                keep()
+            if interrupted():
+                keep()
+                raise KeyboardInterrupt
+    finished = ensemble.checkpoints(time.perf_counter() - began)
+    keep()
+    for folder, one in zip(folders or [], finished, strict=False):
+        one.save(folder / checkpoint.FILE_NAME)
+    return finished
