@@ -1,4 +1,4 @@
-"""Training batches: what a run reads at a step is a function of its seed and the step, so that a resumed run goes on as if uninterrupted.
+"""Training batches: what a run reads at a step is a function of its seed and the step, so that a run can be resumed.
 
 Bucketed: chains of similar length share a batch, so that little is padding. The sequence of buckets does not depend on
 a run's seed (only the chains drawn from them do): the members of an ensemble then read batches of one width, and each

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 import safetensors.torch
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from kc_interp import plugins
-from kc_interp.errors import CheckpointError, KCInterpError, SpecError
+from kc_interp.errors import CheckpointError, DataError, KCInterpError, SpecError
 from kc_interp.files import write_atomically
+from kc_interp.finding import to_plain
 from kc_interp.model import parameters
-from kc_interp.spec import RunSpec, from_plain, to_plain
+from kc_interp.spec import RunSpec, from_plain
 from kc_interp.tasks.task import Task
 from kc_interp.tokens import Tokens
 
@@ -88,6 +90,18 @@ class Checkpoint:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Checkpoint(**{**fields, **changes})
 
+    def encode(self, text: str) -> Int[Tensor, "1 pos"]:
+        """A question as a person types it, `[SUM 1 [MAX 4 3]]`, in this model's tokens.
+
+        Raises ExpressionError where it does not parse, DataError on a symbol that the vocabulary lacks or when the
+        question leaves no room in the context for an answer.
+        """
+        chains = self.task.parse(text)
+        asked = int(chains.prompts[0])
+        if asked >= self.n_ctx:
+            raise DataError(f"the question has {asked} symbols, this model reads {self.n_ctx} with its answer")
+        return torch.from_numpy(self.tokens.encode(chains.symbols[:, :asked])).to(self.device)
+
     def hooked(self) -> HookedTransformer:
         """A `transformer_lens.HookedTransformer` with these weights (imports transformer_lens: some seconds)."""
         from kc_interp.model.lens import hooked
@@ -99,7 +113,7 @@ class Checkpoint:
         described = {
             "schema": SCHEMA,
             "kind": "checkpoint",
-            "spec": to_plain(self.spec),
+            "spec": self.spec,
             "symbols": list(self.tokens.symbols),
             "training": self.training,
             "metrics": self.metrics,
@@ -161,8 +175,11 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Checkpoint:
 
 
 def pack(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> bytes:
-    """A safetensors file's bytes with one canonical JSON string as its metadata."""
-    text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """A safetensors file's bytes with one canonical JSON string as its metadata.
+
+    What is not finite (the loss of a run that diverged) becomes null: JSON has no NaN.
+    """
+    text = json.dumps(to_plain(described), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return safetensors.torch.save(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, {KEY: text}
     )

@@ -401,9 +401,9 @@ def summary(comparison: Comparison) -> str:
         lower = sum(d.decided and d.value is not None and d.value < 0 for d in judged)
         says.append(
             f"Of {len(judged)} numbers with a 95 % interval over seeds, {higher} {_is(higher)} higher and {lower} "
-            f"{_is(lower)} lower in {comparison.b.name} than in {comparison.a.name}; for {len(judged) - higher - lower} "
-            f"the interval includes 0. If nothing differed, about {LEVEL * len(judged):.1f} of {len(judged)} intervals "
-            "would exclude 0 by chance."
+            f"{_is(lower)} lower in {comparison.b.name} than in {comparison.a.name}; "
+            f"for {len(judged) - higher - lower} the interval includes 0. If nothing differed, about "
+            f"{LEVEL * len(judged):.1f} of {len(judged)} intervals would exclude 0 by chance."
         )
     return " ".join(says)
 

@@ -53,9 +53,9 @@ class Split:
 
     def held_out(self, task: Task, chains: Chains) -> Bool[np.ndarray, " example"]:
         """Which chains have a step in a held-out orbit."""
-        return self.held_steps(task, chains).any(axis=1)
+        return np.asarray(self.held_steps(task, chains).any(axis=1))
 
-    def is_test(self, task: Task, chains: Chains) -> Bool[np.ndarray, " example"]:
+    def is_test(self, chains: Chains) -> Bool[np.ndarray, " example"]:
         """Which questions are test items: those whose hash falls below the test fraction."""
         return question_hashes(chains, self.spec.split_seed) < np.uint64(self.spec.test_fraction * 2.0**64)
 
@@ -74,7 +74,7 @@ class Split:
         def accept(chains: Chains) -> Bool[np.ndarray, " example"]:
             if held_out:
                 return self.held_out(task, chains)
-            fits = self.is_test(task, chains) == test
+            fits = self.is_test(chains) == test
             rows = np.flatnonzero(fits)
             fits[rows] = ~self.held_out(task, chains.take(rows))
             return fits
@@ -230,7 +230,7 @@ def check_leaks(task: Task, split: Split | None, train: Chains, test: Chains | N
         train_distinct=len(questions),
         test=None if test is None else len(test),
         test_distinct=None if asked is None else len(asked),
-        test_items_in_train=None if split is None else int(split.is_test(task, train).sum()),
+        test_items_in_train=None if split is None else int(split.is_test(train).sum()),
         shared_questions=None if asked is None else int(np.isin(asked, questions).sum()),
         held_out_lines=None if split is None else int(split.held_steps(task, train).sum()),
         test_as_lines=None if asked is None else int(np.isin(asked, line_hashes(task, train, salt)).sum()),

@@ -1,4 +1,4 @@
-"""Every error that a user can cause: one small hierarchy, so that the command line can answer it with one clear message.
+"""Every error that a user can cause: one small hierarchy, which the command line answers with one clear message.
 
 An error's text is an instruction: what was asked, what was found, what would work.
 """

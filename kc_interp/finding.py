@@ -1,4 +1,4 @@
-"""What a probe says of one model: plain data with intervals, a control and the sentence that says what it does not show.
+"""What a probe says of one model: plain data with intervals, a control and a sentence on what it does not show.
 
 Plain means JSON: numbers, strings, lists, dicts. A finding never holds a model or a tensor, and nothing here imports
 anything above it, so that plots and reports can be made from a file alone. The JSON has a schema version.
@@ -22,9 +22,11 @@ Cell = str | int | float | None
 class Number:
     """One number of a finding. None means "not measured" (with `note` saying why), never 0.
 
-    `low` and `high` bound the 95 % interval over `unit`s, of which there are `n`. `control` is what the same statistic
-    gives where the claim must fail (a null's mean or upper 95 % point, a shuffled table, a random matrix), and
-    `control_says` names it. `higher_means` says in words what a larger value would mean.
+    A title such as "operand 1, denoising: attention of block 0" names a group before its colon: reports set three or
+    more numbers of one group under one heading. `low` and `high` bound the 95 % interval over `unit`s, of which there
+    are `n`. `control` is what the same statistic gives where the claim must fail (a null's mean or upper 95 % point, a
+    shuffled table, a random matrix), and `control_says` names it. `higher_means` says in words what a larger value
+    would mean.
     """
 
     key: str
@@ -64,7 +66,8 @@ class Figure:
       scatter    points: [{x, y, label}], x_title, y_title; optional path: true (join in order)
       attention  tokens: labels, heads: labels, patterns: head × dest × src numbers   (CircuitsVis AttentionHeads)
       tokens     tokens: labels, values: numbers                                       (CircuitsVis ColoredTokens)
-      switches   heads: labels, examples: [{tokens, target, answers: {"mask": [symbol, probability]}}], mask bit h = head h off
+      switches   heads: labels, examples: [{tokens, target, answers: {"mask": [symbol, probability]}}],
+                 bit h of a mask = head h off
     """
 
     kind: Literal["heatmap", "bars", "lines", "scatter", "attention", "tokens", "switches"]

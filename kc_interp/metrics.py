@@ -79,7 +79,8 @@ class Items:
     def of(cls, chains: Chains, tokens: Tokens) -> Items:
         """Raises DataError when the vocabulary lacks a symbol of the chains."""
         parts = (tokens.encode(chains.symbols), chains.lengths, chains.prompts, chains.answers)
-        return cls(*(torch.from_numpy(np.asarray(part, dtype=np.int64)) for part in parts), tokens.end, len(tokens))
+        ids, lengths, prompts, answers = (torch.from_numpy(np.asarray(part, dtype=np.int64)) for part in parts)
+        return cls(ids, lengths, prompts, answers, tokens.end, len(tokens))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -166,7 +167,7 @@ def _forced(params: Mapping[str, Tensor], spec: ModelSpec, items: Sequence[Items
 
 
 @torch.no_grad()
-def decode(params: Mapping[str, Tensor], spec: ModelSpec, items: Items) -> Int[Tensor, "item pos"]:
+def decode(params: Mapping[str, Tensor], spec: ModelSpec, items: Items) -> Int[Tensor, "item place"]:
     """What one run (run axis of one) writes greedily after each question: whole sequences, padded with the end token.
 
     A chain stops at its first end token, or unfinished when the context is full.
@@ -182,8 +183,8 @@ def decode(params: Mapping[str, Tensor], spec: ModelSpec, items: Items) -> Int[T
 
 
 def _continue(
-    params: Mapping[str, Tensor], spec: ModelSpec, prompt: Int[Tensor, "item pos"], end: int, n_ctx: int
-) -> Int[Tensor, "item pos"]:
+    params: Mapping[str, Tensor], spec: ModelSpec, prompt: Int[Tensor, "item asked"], end: int, n_ctx: int
+) -> Int[Tensor, "item written"]:
     """Equally long prompts, continued with the keys and values of what came before kept."""
     ids = prompt.to(params["embed.W_E"].device)
     names = [f"blocks.{index}.attn.hook_{part}" for index in range(spec.depth) for part in "kv"]
@@ -206,7 +207,7 @@ def _continue(
 
 
 def final_answers(decoded: Int[Tensor, "item pos"], items: Items) -> Int[Tensor, " item"]:
-    """The token before the first end token of what was written; -1 where nothing stands there, or no end was written."""
+    """The token before the first end token of what was written; -1 where nothing was, or no end."""
     place = torch.arange(decoded.shape[1])
     ends = (decoded == items.end) & (place >= items.prompts[:, None])
     first = torch.where(ends.any(1), ends.int().argmax(1), 0)
@@ -218,7 +219,7 @@ def final_answers(decoded: Int[Tensor, "item pos"], items: Items) -> Int[Tensor,
 def papers_answers(
     decoded: Int[Tensor, "item pos"], items: Items, equals: int, *, separated_by_equals: bool
 ) -> Int[Tensor, " item"]:
-    """The token after the first `=` of what was written (after the last one where `=` separates all lines); -1 if none."""
+    """The token after the first `=` that was written (the last one where `=` separates all lines); -1 if none was."""
     place = torch.arange(decoded.shape[1])
     found = (decoded == equals) & (place >= items.prompts[:, None]) & (place < decoded.shape[1] - 1)
     last = decoded.shape[1] - 1 - found.flip(1).int().argmax(1)

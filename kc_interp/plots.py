@@ -1,4 +1,4 @@
-"""Figures of findings and of comparisons over seeds, drawn by Plotly from plain data alone.
+"""Figures of findings, drawn by Plotly from plain data alone.
 
 Colours are Okabe and Ito's, which readers with any colour vision tell apart; the second arm is also hatched, dashed or
 hollow. Diverging scales are RdBu centred on their zero, sequential ones cividis. The same data gives the same JSON.
@@ -11,7 +11,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from kc_interp.comparison import Difference, ModelFacts, Roster, Side
 from kc_interp.errors import SpecError
 from kc_interp.finding import Cell, Figure, Table
 
@@ -23,6 +22,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif
 _HATCH = ("", "/", "\\", "x", "-", "|", "+")
 _DASH = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 _TEXT_LEAST = 12
+_BAR_PX = 180
 
 Limits = tuple[float, float]
 
@@ -81,7 +81,7 @@ def _base(height: int, **layout: Any) -> dict[str, Any]:
 
 def _axis(title: str | None = None, **more: Any) -> dict[str, Any]:
     return {
-        "title": {"text": _escape(title or ""), "font": {"size": 13}, "standoff": 8},
+        "title": {"text": _escape(title or ""), "font": {"size": 13}},
         "tickfont": {"size": _TEXT_LEAST},
         "automargin": True,
         "gridcolor": _GRID,
@@ -118,7 +118,6 @@ def _heatmap(data: Mapping[str, Any], arm: int, limits: Limits | None) -> go.Fig
     if zmid is not None:
         reach = max(high - zmid, zmid - low) or 1.0
         low, high = zmid - reach, zmid + reach
-    names = [[f"{_escape(str(row))} · {_escape(str(column))}" for column in x] for row in y]
     trace: dict[str, Any] = {
         "type": "heatmap",
         "x": list(range(len(x))),
@@ -130,22 +129,27 @@ def _heatmap(data: Mapping[str, Any], arm: int, limits: Limits | None) -> go.Fig
         "xgap": 1,
         "ygap": 1,
         "hoverongaps": False,
-        "text": names,
-        "hovertemplate": "%{text}<br>%{z:.4g}<extra></extra>",
+        "hovertemplate": "%{y} · %{x}<br>%{z:.4g}<extra></extra>",
         "colorbar": {
-            "thickness": 12,
-            "tickfont": {"size": _TEXT_LEAST},
-            "title": {"text": _escape(z_title), "side": "right", "font": {"size": _TEXT_LEAST}},
+            "orientation": "h", "thickness": 9, "lenmode": "pixels", "len": _BAR_PX, "nticks": 5, "xpad": 0, "ypad": 6,
+            "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "tickfont": {"size": _TEXT_LEAST},
         },
-    }
+    }  # fmt: skip
     if data.get("text"):
         written = [[_escape(str(cell)) for cell in row] for row in data["text"]]
         trace.update(customdata=written, texttemplate="%{customdata}", textfont={"size": _TEXT_LEAST})
-    height = 90 + max(22 * len(y), 110)
+    height = 130 + 24 * len(y)
     flat = {"showgrid": False, "zeroline": False, "ticks": ""}
     turned = {"tickangle": 0 if max((len(str(label)) for label in x), default=0) <= 3 else -60}
+    # The bar's own title would be taken from its length.
+    name = {
+        "xref": "paper", "x": 0, "xanchor": "left", "xshift": _BAR_PX + 12,
+        "yref": "paper", "y": 1, "yanchor": "bottom", "yshift": 19,
+        "text": _escape(z_title), "showarrow": False, "font": {"size": _TEXT_LEAST},
+    }  # fmt: skip
     layout = _base(
         height,
+        annotations=[name],
         xaxis=_axis(data.get("x_title"), **_positions(x), **flat, **turned),
         yaxis=_axis(data.get("y_title"), **_positions(y), **flat, autorange="reversed"),
     )
@@ -202,7 +206,12 @@ def _bars(data: Mapping[str, Any], arm: int, limits: Limits | None) -> go.Figure
                 "marker": {
                     "color": colour,
                     "line": {"color": colour, "width": 1},
-                    "pattern": {"shape": pattern or ("/" if arm else ""), "fgcolor": "#ffffff", "size": 7},
+                    "pattern": {
+                        "shape": pattern or ("/" if arm else ""),
+                        "fillmode": "overlay",
+                        "fgcolor": "#ffffff",
+                        "size": 7,
+                    },
                 },
                 "error_y": _spread(series, ""),
                 "text": [_escape(label) for label in x],
@@ -343,140 +352,3 @@ def ranked(answer: Sequence[Any]) -> list[tuple[str, float | None]]:
     """
     pairs = [answer] if len(answer) == 2 and isinstance(answer[0], str) else list(answer)
     return sorted(((str(symbol), p) for symbol, p in pairs), key=lambda pair: -(pair[1] or 0.0))
-
-
-def roster_plot(roster: Roster, initialisation: str) -> go.Figure:
-    """The accuracy of every model of one initialisation with its Wilson interval, chance, and the level to reach.
-
-    A disc has learned, a cross has not, a ring was not evaluated.
-    """
-    rows = [model for arm in roster.arms for model in roster.cell(arm, initialisation)]
-    traces = [_roster_mark(model, row, roster.arms.index(model.arm)) for row, model in enumerate(rows)]
-    marks = [(roster.level, "solid", f"learned from {roster.level:.0%}")]
-    if roster.chance is not None:
-        marks.append((roster.chance, "dot", f"chance {roster.chance:.0%}"))
-    lines = [
-        {"type": "line", "xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1,
-         "line": {"color": _PALE, "width": 1.5, "dash": dash}}
-        for at, dash, _ in marks
-    ]  # fmt: skip
-    names = [
-        {"xref": "x", "yref": "paper", "x": at, "y": 1, "yanchor": "bottom", "text": name, "showarrow": False,
-         "yshift": 15 * row, "xanchor": "right" if at > 0.5 else "left", "font": {"size": _TEXT_LEAST, "color": _PALE}}
-        for row, (at, _, name) in enumerate(marks)
-    ]  # fmt: skip
-    ticks = {
-        "tickmode": "array",
-        "tickvals": list(range(len(rows))),
-        "ticktext": [f"{_escape(model.arm)} · seed {model.seed}" for model in rows],
-    }
-    layout = _base(
-        90 + 26 * max(len(rows), 1),
-        showlegend=False,
-        shapes=lines,
-        annotations=names,
-        xaxis=_axis("accuracy", range=[-0.03, 1.05], tickformat=".0%", zeroline=False),
-        yaxis=_axis(None, **ticks, range=[len(rows) - 0.5, -0.5], showgrid=False, zeroline=False),
-    )
-    layout["margin"]["t"] = 36
-    return go.Figure({"data": traces, "layout": layout})
-
-
-def _roster_mark(model: ModelFacts, row: int, arm: int) -> dict[str, Any]:
-    colour = OKABE_ITO[arm % len(OKABE_ITO)]
-    verdict = {True: "learned", False: "not learned", None: "not evaluated"}[model.learned]
-    known = None not in (model.accuracy, model.low, model.high)
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [model.accuracy],
-        "y": [row],
-        "marker": {
-            "size": 11, "color": colour, "line": {"color": colour, "width": 2.5},
-            "symbol": {True: "circle", False: "x-thin", None: "circle-open"}[model.learned],
-        },
-        "error_x": {
-            "type": "data", "symmetric": False, "array": [(model.high or 0) - (model.accuracy or 0)],
-            "arrayminus": [(model.accuracy or 0) - (model.low or 0)], "color": colour, "thickness": 2, "width": 4,
-        } if known else None,
-        "hovertemplate": f"{_escape(model.name)}: {verdict}, %{{x:.1%}}<extra></extra>",
-    }  # fmt: skip
-
-
-def strips(differences: Sequence[Difference]) -> go.Figure:
-    """One small strip a number: every seed of both arms, the mean of those that count and its 95 % interval.
-
-    Each strip has its own scale. A model that has not learned is a cross and outside the mean.
-    """
-    traces: list[dict[str, Any]] = []
-    layout = _base(0, showlegend=False, annotations=[])
-    count = max(len(differences), 1)
-    height = 96 * count
-    for index, difference in enumerate(differences):
-        suffix = "" if index == 0 else str(index + 1)
-        top = 1 - index / count
-        for row, side in enumerate((difference.a, difference.b)):
-            traces.extend(_strip(side, row, suffix))
-        span = {"range": _strip_range(difference)} if _strip_range(difference) else {}
-        layout[f"xaxis{suffix}"] = _axis(None, anchor=f"y{suffix}", nticks=7, zeroline=False, **span)
-        layout[f"yaxis{suffix}"] = _axis(
-            None, domain=[top - 0.68 / count, top - 0.25 / count], anchor=f"x{suffix}",
-            tickmode="array", tickvals=[0, 1], ticktext=[_escape(difference.a.arm), _escape(difference.b.arm)],
-            range=[1.6, -0.6], showgrid=False, zeroline=False,
-        )  # fmt: skip
-        layout["annotations"].append(
-            {"xref": "paper", "yref": "paper", "x": 0, "y": top - 0.21 / count, "xanchor": "left", "yanchor": "bottom",
-             "text": f"<b>{_escape(difference.title)}</b>", "showarrow": False, "font": {"size": 13}}
-        )  # fmt: skip
-    layout.update(height=height + 16)
-    layout["margin"].update(t=4, b=8)
-    return go.Figure({"data": traces, "layout": layout})
-
-
-def _strip_range(difference: Difference) -> list[float] | None:
-    """Room for every seed, and for the intervals as far as one and a half times the seeds' own range beyond them."""
-    sides = (difference.a, difference.b)
-    values = [seed.value for side in sides for seed in side.seeds if seed.value is not None]
-    if not values:
-        return None
-    low, high = min(values), max(values)
-    reach = high - low or abs(high) or 1.0
-    bounds = [bound for side in sides for bound in (side.low, side.high) if bound is not None]
-    low, high = (
-        max(min([low, *bounds]), low - 1.5 * reach) - 0.06 * reach,
-        min(max([high, *bounds]), high + 1.5 * reach) + 0.06 * reach,
-    )
-    return [low, high]
-
-
-def _strip(side: Side, row: int, suffix: str) -> list[dict[str, Any]]:
-    colour = OKABE_ITO[row]
-    axes = {"type": "scatter", "mode": "markers", "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
-    shown = [seed for seed in side.seeds if seed.value is not None]
-    solid = "circle" if row == 0 else "circle-open"
-    symbols = ["x-thin" if not seed.learned else solid for seed in shown]
-    marks: list[dict[str, Any]] = [
-        {
-            **axes,
-            "x": [seed.value for seed in shown],
-            "y": [row] * len(shown),
-            "text": [_escape(seed.model) + ("" if seed.learned else " (not learned)") for seed in shown],
-            "marker": {"size": 9, "symbol": symbols, "color": colour, "line": {"width": 2, "color": colour}},
-            "hovertemplate": "%{text}: %{x:.4g}<extra></extra>",
-        }
-    ]
-    if side.mean is not None and side.low is not None and side.high is not None:
-        marks.append(
-            {
-                **axes,
-                "x": [side.mean],
-                "y": [row + 0.32],
-                "marker": {"symbol": "line-ns", "size": 10, "line": {"width": 2.5, "color": _INK}},
-                "error_x": {
-                    "type": "data", "symmetric": False, "array": [side.high - side.mean],
-                    "arrayminus": [side.mean - side.low], "color": _INK, "thickness": 1.5, "width": 3,
-                },
-                "hovertemplate": f"mean of {side.n}: %{{x:.4g}}<extra></extra>",
-            }
-        )  # fmt: skip
-    return marks

@@ -1,4 +1,4 @@
-"""Finding probes and tasks, ours and other packages', through the entry-point groups `kc_interp.probes` and `kc_interp.tasks`.
+"""Finding probes and tasks, ours and others', through the entry-point groups `kc_interp.probes` and `kc_interp.tasks`.
 
 Listing imports no plug-in. A broken one affects only its own name; two packages that offer one name are both refused,
 since which of them ran would depend on the order of installation. In a source tree that is not installed our own
@@ -99,7 +99,8 @@ def make_task(spec: TaskSpec) -> Task:
     """The task that a specification names, with its settings. Raises PluginError and SpecError."""
     found = _make(find("tasks", spec.name), spec.settings)
     if not isinstance(found, Task):
-        raise PluginError(f"{spec.name!r} is announced as a task, but lacks part of kc_interp.tasks.task.Task")
+        missing = [name for name in vars(Task) if not name.startswith("_") and not hasattr(found, name)]
+        raise PluginError(f"{spec.name!r} is announced as a task, but lacks {', '.join(missing)}")
     return found
 
 
@@ -108,7 +109,7 @@ def make_probe(name: str, settings: Mapping[str, Any] | None = None) -> Probe:
     found = _make(find("probes", name), settings or {})
     if not callable(getattr(found, "run", None)):
         raise PluginError(f"{name!r} is announced as a probe, but has no method `run`")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _make(plugin: Plugin, settings: Mapping[str, Any]) -> Any:

@@ -53,7 +53,7 @@ class Subject:
         return Split.of(self.task, self.checkpoint.spec.data)
 
     def rng(self, purpose: str) -> np.random.Generator:
-        """A generator that depends on the subject's seed and the purpose alone, so that probes don't disturb each other."""
+        """A generator that depends on the subject's seed and the purpose alone: probes do not disturb each other."""
         return np.random.default_rng(
             [self.seed, int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest())]
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from kc_interp.errors import KCInterpError
-from kc_interp.finding import Finding
+from kc_interp.finding import Finding, to_plain
 from kc_interp.probe import Probe, Subject
 
 _log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def run_probes(
             on_progress(name, subject.name)
             began = time.perf_counter()
             try:
-                found = probe.run(subject)
+                found = _checked(probe.run(subject))
             except KCInterpError as error:
                 found = Finding(name, subject.name, name, str(error), status="failed")
             except Exception as error:
@@ -38,3 +39,11 @@ def run_probes(
                 found = Finding(name, subject.name, name, f"{type(error).__name__}: {error}", status="failed")
             findings.append(dataclasses.replace(found, probe=name, seconds=time.perf_counter() - began))
     return tuple(findings)
+
+
+def _checked(found: object) -> Finding:
+    """What a probe returned, if it is a finding that a file can hold: raises TypeError or ValueError otherwise."""
+    if not isinstance(found, Finding):
+        raise TypeError(f"the probe returned {type(found).__name__}, expected a kc_interp.finding.Finding")
+    json.dumps(to_plain(found), allow_nan=False)
+    return found

@@ -23,6 +23,10 @@ def _require(condition: bool, message: str) -> None:
         raise SpecError(message)
 
 
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """A task by its installed name, with its settings."""
@@ -50,6 +54,7 @@ class DataSpec:
         _require(self.n_train >= 1, f"n_train is {self.n_train}; at least 1 example is needed to train on")
         _require(0 < self.test_fraction < 1, f"test_fraction is {self.test_fraction}; it must lie between 0 and 1")
         _require(min(self.holdout_pairs, self.holdout_triples) >= 0, "a number of held-out orbits cannot be negative")
+        _require(self.split_seed >= 0, f"split_seed is {self.split_seed}; it cannot be negative")
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,9 @@ class ModelSpec:
             self.d_head is not None or self.d_model % self.n_heads == 0,
             f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}; choose a multiple, or set d_head",
         )
-        _require(isinstance(self.init, str) or self.init > 0, f"init is {self.init}; a standard deviation is above 0")
+        _require(
+            isinstance(self.init, str) or _positive(self.init), f"init is {self.init}; a standard deviation is above 0"
+        )
 
     @property
     def head_size(self) -> int:
@@ -132,8 +139,15 @@ class TrainSpec:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "crop", "checkpoint_every"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        _require(self.lr > 0 and self.clip > 0, "lr and clip must be above 0")
-        _require(0 <= self.warmup <= 1 and 0 < self.final_lr <= 1, "warmup and final_lr are fractions")
+        _require(
+            _positive(self.lr) and _positive(self.clip), f"lr is {self.lr}, clip is {self.clip}; both must be above 0"
+        )
+        _require(0 <= self.weight_decay < math.inf, f"weight_decay is {self.weight_decay}; it cannot be negative")
+        _require(all(0 <= beta < 1 for beta in self.betas), f"betas are {self.betas}; each must lie in [0, 1)")
+        _require(
+            0 <= self.warmup <= 1 and 0 < self.final_lr <= 1,
+            f"warmup is {self.warmup}, final_lr is {self.final_lr}; both are fractions, final_lr above 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,9 @@ class RunSpec:
     model: ModelSpec = field(default_factory=ModelSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"seed is {self.seed}; it cannot be negative")
 
 
 Settings = TypeVar("Settings")
@@ -163,14 +180,15 @@ def to_plain(settings: Any) -> dict[str, Any]:
     return plain(settings)
 
 
-def from_plain(cls: type[Settings], data: Mapping[str, Any], *, where: str = "settings") -> Settings:
-    """A settings dataclass from plain data. Raises SpecError on an unknown key or a value of the wrong kind.
+def from_plain(cls: type[Settings], data: object, *, where: str = "settings") -> Settings:
+    """A settings dataclass from plain data, a table. Raises SpecError on an unknown key or a value of the wrong kind.
 
     >>> from_plain(ModelSpec, {"n_head": 4})
     Traceback (most recent call last):
     kc_interp.errors.SpecError: settings: unknown key 'n_head'; did you mean 'n_heads'?
     """
-    _require(isinstance(data, Mapping), f"{where}: expected a table of settings, found {data!r}")
+    if not isinstance(data, Mapping):
+        raise SpecError(f"{where}: expected a table of settings, found {data!r}")
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in data:
@@ -204,9 +222,26 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         return None
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or ((hint is bool or hint is str) and isinstance(value, hint)) or hint is Any or (origin is not None and isinstance(origin, type) and isinstance(value, origin)):
+    elif hint is Any or _is_of(value, origin or hint):
         return value
-    wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options) or getattr(
-        hint, "__name__", str(hint)
-    )
-    raise SpecError(f"{where} is {value!r}; expected {wanted}")
+    raise SpecError(f"{where} is {value!r}; expected {_named(hint)}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether `value` is one of a class; True is no whole number."""
+    return isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _named(hint: Any) -> str:
+    """An annotation in words: `'narrow', 'wide' or a number`."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_named(option) for option in options)
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(map(repr, options))
+    if typing.get_origin(hint) is tuple:
+        return f"a list, each {_named(options[0])}"
+    return _KINDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "none"}

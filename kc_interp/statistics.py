@@ -7,7 +7,9 @@ from statistics import NormalDist
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The score interval of a proportion (Wilson 1927), which stays inside [0, 1] and is never empty; n must be above 0.
+    """The score interval of a proportion (Wilson 1927), which stays inside [0, 1] and is never empty.
+
+    Raises ValueError unless n is at least 1.
 
     >>> [round(bound, 3) for bound in wilson(10, 10)]
     [0.722, 1.0]

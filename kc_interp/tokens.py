@@ -16,10 +16,6 @@ from jaxtyping import Bool, Int
 from kc_interp.errors import DataError
 from kc_interp.tasks.task import Chains, SymbolClass, Task
 
-PositionClass = Literal[
-    "digit", "operation", "open", "close", "separator", "equals", "end", "other", "answer", "padding"
-]
-
 
 @dataclass(frozen=True)
 class Tokens:
@@ -65,11 +61,11 @@ class Tokens:
 
     def knows(self, chains: Chains) -> Bool[np.ndarray, " example"]:
         """Which chains consist of symbols of this vocabulary only."""
-        return np.isin(chains.symbols, np.asarray(self.codes)).all(axis=1)
+        return np.asarray(np.isin(chains.symbols, np.asarray(self.codes)).all(axis=1))
 
 
 def lines(task: Task, chains: Chains) -> Int[np.ndarray, "example pos"]:
-    """The line of the chain that each position belongs to: 0 for the question, one more after every separator or equals.
+    """The line of the chain that each position is in: 0 for the question, one more after every separator or equals.
 
     A separator belongs to the line that it opens, as does everything up to the next one; padding is -1.
     """

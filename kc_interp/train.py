@@ -15,6 +15,7 @@ import platform
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -93,17 +95,19 @@ def prepare(spec: RunSpec, cache: dict[Any, Any] | None = None) -> _Member:
     key = json.dumps([to_plain(spec.task), to_plain(spec.data), spec.seed], sort_keys=True)
     if key not in cache:
         chains = split.draw(task, spec.data.n_train, np.random.default_rng([2, spec.seed]), test=False)
-        rng = np.random.default_rng([3, spec.data.split_seed])
         parts = {"mixture": task, **(task.components() if len(task.components()) > 1 else {})}
-        tests = {
-            name: metrics.Items.of(split.draw(part, EVALUATION_ITEMS, rng, test=True), tokens)
-            for name, part in parts.items()
-        }
+        tests = {name: _test_items(split, name, part, tokens) for name, part in parts.items()}
         cache[key] = (chains, tokens.encode(chains.symbols), tests)
     chains, ids, tests = cache[key]
     return _Member(
         spec, task, tokens, checkpoint.context_length(spec, task), Batches(ids, chains, spec.train, spec.seed), tests
     )
+
+
+def _test_items(split: Split, name: str, task: Task, tokens: Tokens) -> metrics.Items:
+    """Items for the learning curve: by split and name alone, so that every mixture is judged on the same ones."""
+    rng = np.random.default_rng([3, split.spec.split_seed, zlib.crc32(name.encode())])
+    return metrics.Items.of(split.draw(task, EVALUATION_ITEMS, rng, test=True), tokens)
 
 
 class Ensemble:
@@ -120,6 +124,7 @@ class Ensemble:
         self.members = [prepare(spec, cache) for spec in specs]
         self.model = specs[0].model
         self.done = 0
+        self.seconds = 0.0
         self.curve: list[dict[str, Any]] = []
         self._dtype = torch.float64 if specs[0].train.dtype == "float64" else torch.float32
         self._bfloat16 = specs[0].train.dtype == "bfloat16"
@@ -148,6 +153,7 @@ class Ensemble:
         ]
         self._clip = torch.tensor([spec.train.clip for spec in specs], dtype=self._dtype, device=self.device)
         self._unused = self._mask_unused()
+        self._loss_sum = torch.zeros(len(specs), dtype=self._dtype, device=self.device)
 
     @staticmethod
     def _require_alike(specs: Sequence[RunSpec]) -> None:
@@ -210,7 +216,8 @@ class Ensemble:
         if self._unused is not None:
             logits = logits + self._unused
         each = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none", ignore_index=IGNORE)
-        counted = (targets != IGNORE).flatten(1).sum(1)
+        # A short crop may hold nothing that counts: then there is no loss, rather than no number.
+        counted = (targets != IGNORE).flatten(1).sum(1).clamp(min=1)
         return each.view(len(self.members), -1).sum(1) / counted
 
     def gradients(self, losses: Float[Tensor, " run"]) -> Float[Tensor, "run parameter"]:
@@ -221,7 +228,7 @@ class Ensemble:
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def step(self) -> Float[Tensor, " run"]:
-        """One update of every run; returns the losses before it (on the device: reading them is the caller's choice)."""
+        """One update of every run; returns the losses before it, on the device: whether to read them is up to you."""
         tokens, targets = self.batch(self.done)
         losses = self.losses(tokens, targets)
         gradients = self.gradients(losses)
@@ -233,7 +240,24 @@ class Ensemble:
             group["params"][0].grad = gradients[run]
             optimiser.step()
         self.done += 1
+        self._loss_sum += losses.detach()
         return losses.detach()
+
+    def record(self) -> None:
+        """Add a point to the learning curve: the mean loss since the last one, and accuracy now.
+
+        The loss of a run that has diverged is None.
+        """
+        since = self.curve[-1]["step"] if self.curve else 0
+        losses = (self._loss_sum / (self.done - since)).tolist()
+        self._loss_sum.zero_()
+        self.curve.append(
+            {
+                "step": self.done,
+                "loss_nats": [loss if math.isfinite(loss) else None for loss in losses],
+                "accuracy": self.evaluate(),
+            }
+        )
 
     def evaluate(self) -> list[dict[str, float]]:
         """Strict teacher-forced accuracy of every run, on its mixture and on each operation alone."""
@@ -247,13 +271,14 @@ class Ensemble:
         return scores
 
     def state(self) -> bytes:
-        """Everything needed to go on, as a safetensors file's bytes."""
-        tensors = {"params": self._flat}
+        """Everything needed to go on, as a safetensors file's bytes: three copies of the parameters and the curve."""
+        tensors = {"params": self._flat, "loss_sum": self._loss_sum}
         for key in ("exp_avg", "exp_avg_sq"):
             rows = [optimiser.state[optimiser.param_groups[0]["params"][0]].get(key) for optimiser in self._optimisers]
             tensors[key] = torch.stack([torch.zeros_like(self._flat[0]) if row is None else row for row in rows])
         described = {"schema": checkpoint.SCHEMA, "kind": "train-state", "step": self.done, "curve": self.curve}
-        return checkpoint.pack(tensors, {**described, "specs": [to_plain(member.spec) for member in self.members]})
+        specs = [to_plain(member.spec) for member in self.members]
+        return checkpoint.pack(tensors, {**described, "specs": specs, "seconds": self.seconds})
 
     def restore(self, path: Path) -> None:
         """Continue from a state file. Raises CheckpointError when it is not one, or is of other runs."""
@@ -262,10 +287,13 @@ class Ensemble:
             raise CheckpointError(
                 f"{path}: belongs to a run with other settings; resume with the settings it began with"
             )
-        if set(shapes.values()) != {tuple(self._flat.shape)}:
-            raise CheckpointError(f"{path}: holds tensors of shape {shapes}, this run needs {tuple(self._flat.shape)}")
-        tensors = checkpoint.safetensors.torch.load_file(path, device=str(self.device))
-        self.done, self.curve = described["step"], described["curve"]
+        wanted = dict.fromkeys(("params", "exp_avg", "exp_avg_sq"), tuple(self._flat.shape))
+        wanted["loss_sum"] = tuple(self._loss_sum.shape)
+        if shapes != wanted:
+            raise CheckpointError(f"{path}: holds tensors of shape {shapes}, this run needs {wanted}")
+        tensors = safetensors.torch.load_file(path, device=str(self.device))
+        self.done, self.curve, self.seconds = described["step"], described["curve"], described["seconds"]
+        self._loss_sum = tensors["loss_sum"]
         with torch.no_grad():
             self._flat.copy_(tensors["params"])
         for run, optimiser in enumerate(self._optimisers):
@@ -275,7 +303,7 @@ class Ensemble:
                 "exp_avg_sq": tensors["exp_avg_sq"][run].clone(),
             }
 
-    def checkpoints(self, wall_seconds: float | None = None) -> list[Checkpoint]:
+    def checkpoints(self) -> list[Checkpoint]:
         """Every run as a checkpoint, with its own learning curve."""
         return [
             Checkpoint(
@@ -284,7 +312,7 @@ class Ensemble:
                 training={
                     "steps": self.done,
                     "members": len(self.members),
-                    "wall_seconds": wall_seconds,
+                    "wall_seconds": self.seconds,
                     "curve": [
                         {"step": row["step"], "loss_nats": row["loss_nats"][run], **row["accuracy"][run]}
                         for row in self.curve
@@ -316,7 +344,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let the step at hand finish when Ctrl-C comes: an update is whole or has not begun. A second Ctrl-C acts at once."""
+    """Let the step at hand finish when Ctrl-C comes: an update is whole or has not begun. A second one acts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -351,15 +379,15 @@ def train(
     interrupted. `resume` continues from it if it exists. Raises SpecError, DataError and CheckpointError before the
     first step; on KeyboardInterrupt the state is written first.
     """
+    if folders and len(folders) != len(specs):
+        raise SpecError(f"{len(folders)} folders for {len(specs)} runs; give one for each")
     tune_for_training()
     ensemble = Ensemble(specs, device)
     if resume and state_path is not None and state_path.exists():
         ensemble.restore(state_path)
-    began, first = time.perf_counter(), ensemble.done
+    began, first, before = time.perf_counter(), ensemble.done, ensemble.seconds
     plan = specs[0].train
     every = max(1, plan.steps // EVALUATIONS)
-    recent: list[Tensor] = []
-    accuracy: list[float] | None = None
 
     def keep() -> None:
         if state_path is not None:
@@ -367,26 +395,23 @@ def train(
 
     with _deferred_interrupt() as interrupted:
         while ensemble.done < plan.steps:
-            recent.append(ensemble.step())
+            losses = ensemble.step()
             if ensemble.done % every == 0 or ensemble.done == plan.steps:
-                loss = torch.stack(recent).mean(0).tolist()
-                scores = ensemble.evaluate()
-                ensemble.curve.append({"step": ensemble.done, "loss_nats": loss, "accuracy": scores})
-                accuracy = [score["mixture"] for score in scores]
-                recent.clear()
+                ensemble.record()
+            ensemble.seconds = before + time.perf_counter() - began
             if ensemble.done % 20 == 0 or ensemble.done == plan.steps:
-                latest = recent[-1].tolist() if recent else ensemble.curve[-1]["loss_nats"]
-                rate = (ensemble.done - first) * len(specs) * plan.batch_size / (time.perf_counter() - began)
-                on_progress(Progress(ensemble.done, plan.steps, latest, accuracy, rate))
+                accuracy = [run["mixture"] for run in ensemble.curve[-1]["accuracy"]] if ensemble.curve else None
+                rate = (ensemble.done - first) * len(specs) * plan.batch_size / (ensemble.seconds - before)
+                on_progress(Progress(ensemble.done, plan.steps, losses.tolist(), accuracy, rate))
             if ensemble.done % plan.checkpoint_every == 0 and ensemble.done < plan.steps:
-                for folder, one in zip(folders or [], ensemble.checkpoints(), strict=False):
+                for folder, one in zip(folders, ensemble.checkpoints(), strict=True) if folders else ():
                     one.save(folder / "checkpoints" / f"step_{ensemble.done:07d}.safetensors")
                 keep()
             if interrupted():
                 keep()
                 raise KeyboardInterrupt
-    finished = ensemble.checkpoints(time.perf_counter() - began)
+    finished = ensemble.checkpoints()
     keep()
-    for folder, one in zip(folders or [], finished, strict=False):
+    for folder, one in zip(folders, finished, strict=True) if folders else ():
         one.save(folder / checkpoint.FILE_NAME)
     return finished

@@ -1,4 +1,5 @@
-"""A report's worth of realistic findings, built by a seed: eight models, four probes, two of them with several figures.
+"""A report's worth of realistic findings, built by a seed: eight models, four probes, two of them with several figures;
+and a heavy one, with as many numbers and figures as the five probes of a study return.
 
 The values follow no model; they have the shapes, sizes and gaps of what probes return (a failed probe, a model that has
 not learned, a number that was not measured).
@@ -6,6 +7,7 @@ not learned, a number that was not measured).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -177,6 +179,71 @@ def findings_of(model: ModelFacts, seed: int = 0) -> tuple[Finding, ...]:
 def arm_of(name: str, initialisation: str, whole: Roster, findings: dict[str, tuple[Finding, ...]]) -> Arm:
     models = whole.cell(name, initialisation)
     return Arm(name, {m.name: findings[m.name] for m in models}, {m.name: m.learned for m in models})
+
+
+def _numbers(count: int, title: str, rng: np.random.Generator, base: float) -> tuple[Number, ...]:
+    values = base + 0.1 * rng.standard_normal(count)
+    return tuple(
+        Number(f"{title}.{i}", f"{title}: residual stream into block {i} at the changed symbol in the question", float(v),
+               float(v) - 0.1, float(v) + 0.1, 64, "input", float(rng.normal(0, 0.02)), "the same patch from another pair",
+               "this activation carries more of the difference to the answer")
+        for i, v in enumerate(values)
+    )  # fmt: skip
+
+
+def heavy_findings(model: ModelFacts) -> tuple[Finding, ...]:
+    """Five probes: ten heatmaps of 26 columns, three attention widgets, twelve figures of places, six tables, switches."""
+    rng = np.random.default_rng(sum(map(ord, model.name)))
+    tokens = (TOKENS * 2)[:26]
+    base = 0.3 + 0.4 * (model.arm == ARMS[1])
+
+    def heatmap(title: str, rows: int) -> Figure:
+        return Figure("heatmap", title, "How much of the answer's logit difference each single activation restores.", REFUTE,
+                      {"x": [f"{i} {token}" for i, token in enumerate(tokens)], "zmid": 0,
+                       "y": [f"residual stream into block {row}" for row in range(rows)],
+                       "z": rng.normal(0, 0.4, (rows, 26)).tolist(), "x_title": "position and token", "y_title": "",
+                       "z_title": "share of the logit difference"})  # fmt: skip
+
+    def widget(title: str) -> Figure:
+        raw = np.tril(rng.uniform(0, 1, (8, 26, 26)))
+        return Figure("attention", title, "Rows look at columns.", REFUTE,
+                      {"tokens": tokens, "heads": HEADS, "patterns": (raw / raw.sum(-1, keepdims=True)).tolist()})  # fmt: skip
+
+    ways = [f"operand {i}, {way}" for i in (1, 2) for way in ("denoising", "noising")]
+    table = Table("The ten heads with the largest effect",
+                  ("block", "head", "position", "effect", "low", "high", "control"),
+                  tuple((i // 4, i % 4, "3 1/5", *map(float, rng.uniform(0, 1, 4))) for i in range(8)))  # fmt: skip
+    places = [dataclasses.replace(f, title=f"{f.title}, {place}") for place in ("embedding", "unembedding", "block 0", "block 1")
+              for f in geometry(model, rng).figures]  # fmt: skip
+    bars = [dataclasses.replace(geometry(model, rng).figures[2], title=f"Who writes, {i}") for i in range(4)]
+    parts: list[tuple[str, str, tuple[Number, ...], tuple[Figure, ...]]] = [
+        ("activation-patching", "What carries the difference to the answer",
+         tuple(n for way in ways for n in _numbers(24, way, rng, base)),
+         (*(heatmap(f"Operand {i}: {kind}", 8 if kind == "heads" else 6) for i in (1, 2)
+            for kind in ("denoising", "noising", "heads", "stream", "MLP")),)),
+        ("attention-attribution", "Where attention goes when a line is written", _numbers(32, "answer", rng, base),
+         (*(widget(f"Where each head looks: {place}") for place in ("first line", "last line", "answer")),
+          heatmap("Attention by token class", 8))),
+        ("attention-mlp", "Attention and feed-forward: who writes to the stream", _numbers(40, "ratio", rng, base), (*bars,)),
+        ("embedding-geometry", "How the model arranges its digits", _numbers(44, "embedding", rng, base), (*places,)),
+        ("head-ablation", "Which heads are needed", _numbers(16, "loss", rng, base), (switches(rng), heatmap("Loss", 8))),
+    ]  # fmt: skip
+    return tuple(
+        Finding(probe, model.name, title, "Numbers of a seed, not of a model; whether they are used is not shown.",
+                _status(model), numbers, (table,), figures)
+        for probe, title, numbers, figures in parts
+    )  # fmt: skip
+
+
+def heavy_document() -> Document:
+    """Eight models under five probes: what the page must still carry."""
+    whole = roster([facts(arm, i, seed, 0.97) for i in ("narrow", "wide") for arm in ARMS for seed in (0, 1)])
+    findings = {model.name: heavy_findings(model) for model in whole.models}
+    comparisons = tuple(
+        Comparison(f"{i} initialisation: {ARMS[0]} vs {ARMS[1]}", *(arm_of(arm, i, whole, findings) for arm in ARMS))
+        for i in whole.initialisations
+    )
+    return dataclasses.replace(document(), roster=whole, findings=findings, comparisons=comparisons)
 
 
 def document(models: Sequence[ModelFacts] | None = None) -> Document:

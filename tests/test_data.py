@@ -95,7 +95,7 @@ def test_hold_outs_do_not_change_the_length_distribution(split: Split, train: Ch
         assert np.array_equal(JOINT.groups(train)[name], JOINT.groups(plain)[name])
     assert np.array_equal(test_items.lengths, JOINT.sample(1_000, np.random.default_rng(1)).lengths)
     # Without redrawing inside the stratum the chains would be shorter.
-    kept = ~split.held_out(JOINT, plain) & ~split.is_test(JOINT, plain)
+    kept = ~split.held_out(JOINT, plain) & ~split.is_test(plain)
     assert plain.lengths[kept].mean() < plain.lengths.mean() - 1
 
 
@@ -114,18 +114,18 @@ def test_training_and_test_questions_are_disjoint(split: Split, train: Chains, t
     report = check_leaks(JOINT, split, train, test_items)
     assert report.clean and report.shared_questions == report.test_items_in_train == report.held_out_lines == 0
     assert report.train_distinct == len(asked[0]) and report.test_distinct == len(asked[1])
-    assert split.is_test(JOINT, test_items).all() and not split.held_out(JOINT, test_items).any()
+    assert split.is_test(test_items).all() and not split.held_out(JOINT, test_items).any()
 
 
 def test_the_test_fraction_is_what_was_asked_for(split: Split) -> None:
     chains = JOINT.sample(40_000, np.random.default_rng(2))
     deep = chains.take(JOINT.groups(chains)["steps"] >= 3)
-    assert split.is_test(JOINT, deep).mean() == pytest.approx(0.05, abs=0.005)
+    assert split.is_test(deep).mean() == pytest.approx(0.05, abs=0.005)
     half = Split.of(JOINT, DataSpec(test_fraction=0.5))
-    assert half.is_test(JOINT, deep).mean() == pytest.approx(0.5, abs=0.015)
+    assert half.is_test(deep).mean() == pytest.approx(0.5, abs=0.015)
     # Another seed, another test set: independent choices overlap by a twentieth.
     other = Split.of(JOINT, DataSpec(split_seed=7))
-    both = split.is_test(JOINT, deep) & other.is_test(JOINT, deep)
+    both = split.is_test(deep) & other.is_test(deep)
     assert both.mean() == pytest.approx(0.05**2, abs=0.002)
 
 
@@ -196,11 +196,11 @@ def test_test_draws_drop_a_stratum_without_a_test_item() -> None:
     for seed in range(200):
         split = Split.of(task, DataSpec(test_fraction=0.02, split_seed=seed))
         pairs = task.atoms().take(slice(0, 100))
-        if not (split.is_test(task, pairs) & ~split.held_out(task, pairs)).any():
+        if not (split.is_test(pairs) & ~split.held_out(task, pairs)).any():
             break
     drawn = split.draw(task, 200, np.random.default_rng(0), test=True)
     assert set(task.groups(drawn)["arity"]) == {3}
-    assert split.is_test(task, drawn).all() and not split.held_out(task, drawn).any()
+    assert split.is_test(drawn).all() and not split.held_out(task, drawn).any()
 
 
 def test_a_stratum_without_a_training_item_is_refused_by_its_shape() -> None:
@@ -210,7 +210,7 @@ def test_a_stratum_without_a_training_item_is_refused_by_its_shape() -> None:
     with pytest.raises(DataError, match=message):
         split.draw(task, 50, np.random.default_rng(0), test=False)
     tiny = Split.of(task, DataSpec(test_fraction=1e-9, holdout_pairs=0, holdout_triples=0))
-    with pytest.raises(DataError, match="no test item found .* raise test_fraction"):
+    with pytest.raises(DataError, match=r"no test item found .* raise test_fraction"):
         tiny.draw(task, 50, np.random.default_rng(0), test=True)
 
 
@@ -239,7 +239,7 @@ def test_planted_leaks_are_found(split: Split, train: Chains, test_items: Chains
     report = check_leaks(JOINT, split, leaky, test_items)
     assert not report.clean
     assert report.shared_questions == len(np.unique(question_hashes(test_items.take(slice(0, 5)), 0)))
-    assert report.test_items_in_train == 5 + split.is_test(JOINT, held).sum()
+    assert report.test_items_in_train == 5 + split.is_test(held).sum()
     assert report.held_out_lines == split.held_steps(JOINT, held).sum() >= 7
     assert len(report.faults) == 3 and "test items by their hash" in report.faults[0]
 

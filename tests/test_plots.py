@@ -10,10 +10,9 @@ import plotly.io
 import pytest
 
 from kc_interp import plots
-from kc_interp.comparison import compare
 from kc_interp.errors import SpecError
 from kc_interp.finding import Figure
-from tests.sample_findings import TOKENS, arm_of, facts, findings_of, roster
+from tests.sample_findings import TOKENS, findings_of, roster
 
 
 def figures() -> list[Figure]:
@@ -71,6 +70,8 @@ def test_tokens_that_repeat_keep_their_own_columns() -> None:
 def test_the_second_arm_is_told_apart_without_colour() -> None:
     bars = next(figure for figure in CHARTS if figure.kind == "bars")
     scatter = next(figure for figure in CHARTS if figure.kind == "scatter")
+    # "replace", Plotly's default, would paint white lines on no ground at all.
+    assert plots.draw(bars, arm=1).data[0].marker.pattern.fillmode == "overlay"
     assert [plots.draw(bars, arm=arm).data[0].marker.pattern.shape for arm in (0, 1)] == ["", "/"]
     assert [plots.draw(scatter, arm=arm).data[0].marker.symbol for arm in (0, 1)] == ["circle", "circle-open"]
 
@@ -125,23 +126,3 @@ def test_a_widget_and_missing_data_are_refused_with_what_would_work() -> None:
         plots.draw(Figure("tokens", "t", "", "", {}))
     with pytest.raises(SpecError, match="figure 't': a heatmap needs 'z' in its data"):
         plots.draw(Figure("heatmap", "t", "", "", {"x": [], "y": []}), limits=(0, 1))
-
-
-def test_the_roster_plot_marks_what_learned_what_did_not_and_what_was_not_evaluated() -> None:
-    models = [facts("A", "wide", seed, accuracy) for seed, accuracy in enumerate((0.95, 0.1, None))]
-    drawn = plots.roster_plot(roster(models), "wide")
-    assert [trace.marker.symbol for trace in drawn.data] == ["circle", "x-thin", "circle-open"]
-    assert [trace.x[0] for trace in drawn.data] == [0.95, 0.1, None]
-    assert {line.x0 for line in drawn.layout.shapes} == {0.9, 0.104}
-
-
-def test_every_seed_stands_on_its_strip() -> None:
-    whole = roster()
-    findings = {model.name: findings_of(model) for model in whole.models}
-    a, b = (arm_of(name, "wide", whole, findings) for name in whole.arms)
-    differences = [d for d in compare(a, b) if d.probe == "embedding-geometry"][:2]
-    drawn = plots.strips(differences)
-    marks = [trace for trace in drawn.data if trace.text]
-    shown = [x for trace in marks for x in trace.x]
-    assert shown == [seed.value for d in differences for side in (d.a, d.b) for seed in side.seeds]
-    assert "x-thin" in marks[0].marker.symbol and "not learned" in marks[0].text[1]

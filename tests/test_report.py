@@ -17,9 +17,10 @@ import pytest
 from kc_interp.comparison import Comparison, Roster
 from kc_interp.errors import SpecError
 from kc_interp.finding import Figure, Finding, Number, Table
-from kc_interp.report import Document, bundles, render, write_findings, write_report
-from kc_interp.report.page import shown_cell
-from tests.sample_findings import ARMS, arm_of, document, facts, failed, findings_of, geometry, roster
+from kc_interp.report import Document, bundles, render, seeds, write_findings, write_report
+from kc_interp.report.blocks import needs_full_width
+from kc_interp.report.printed import headings, shown_cell
+from tests.sample_findings import ARMS, arm_of, document, facts, failed, findings_of, heavy_document, roster
 
 HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(2)>", "\u2028&amp;'\"", "<!--<script>"]
 
@@ -94,16 +95,21 @@ def hostile_document(bad: str) -> Document:
 def test_each_bundle_stands_in_the_page_once(text: str, page: Page) -> None:
     assert text.count(bundles.plotly()) == 1
     assert text.count(bundles.circuitsvis()) == 1
-    assert len([1 for attributes, _ in page.scripts if attributes.get("type") is None]) == 2
+    assert len([1 for attributes, _ in page.scripts if attributes.get("type") is None]) == 1
+    assert [a.get("id") for a, _ in page.scripts if a.get("type") == "text/plain"] == ["plotly", "circuitsvis"]
     assert len(text.encode()) < 12_000_000
 
 
-def test_circuitsvis_is_left_out_when_no_widget_needs_it() -> None:
-    models = roster().models[:1]
-    whole = roster(models)
-    text = render(Document("t", whole, {m.name: findings_of(m)[:1] for m in models}))
-    assert bundles.circuitsvis() not in text
-    assert 'id="circuitsvis"' not in text
+def test_a_bundle_is_left_out_when_no_figure_needs_it() -> None:
+    (model,) = models = roster().models[:1]
+    text = render(Document("t", roster(models), {model.name: findings_of(model)[:1]}))
+    assert bundles.circuitsvis() not in text and 'id="circuitsvis"' not in text
+    text = render(Document("t", roster(models), {model.name: findings_of(model)[3:]}))
+    assert 'id="plotly"' not in text and len(text) < 200_000
+
+
+def test_a_heavy_report_stays_below_twelve_megabytes() -> None:
+    assert len(render(heavy_document()).encode()) < 12_000_000
 
 
 def test_nothing_is_loaded_from_anywhere(page: Page) -> None:
@@ -185,21 +191,76 @@ def test_what_is_printed_is_the_rounding_of_what_is_meant(page: Page) -> None:
     ]  # fmt: skip
 
 
-def test_every_chart_has_its_numbers_and_what_it_shows(page: Page) -> None:
+def test_every_chart_has_its_numbers_and_what_it_shows(page: Page, text: str) -> None:
     charts = [a for tag, a in page.elements if tag == "figure"]
-    assert len(charts) > 80
-    assert len([1 for tag, a in page.elements if tag == "details" and a.get("class") == "numbers"]) == len(charts)
-    tables = [island["table"] for island in page.islands if "table" in island]
-    assert len(tables) == len(charts) and all(table["rows"] for table in tables)
-    figures = {f.title: f for finding in findings_of(roster().models[2]) for f in finding.figures}
-    for figure in figures.values():
+    assert len(charts) > 60
+    assert text.count('<details class="numbers">', text.index("<figure")) == len(charts)
+    blocks = [island for island in page.islands if "plot" in island or "widget" in island]
+    assert len(blocks) == len(charts)
+    # The page's script makes the rows of attention patterns and switches of the widget's own data.
+    read_from_widget = [b for b in blocks if {"attention", "examples"} & b.get("widget", {}).keys()]
+    assert all(b["table"].get("rows") for b in blocks if b not in read_from_widget) and len(read_from_widget) == 16
+    for figure in (f for finding in findings_of(roster().models[2]) for f in finding.figures):
         assert figure.shows in page.words and figure.refuted_by in page.words
+
+
+def test_every_difference_is_drawn_with_every_seed_and_has_them_as_a_table(page: Page, text: str) -> None:
+    differences = [d for comparison in document().comparisons for d in comparison.differences]
+    marks = [seed for d in differences for side in (d.a, d.b) for seed in side.seeds if seed.value is not None]
+    assert len(re.findall(r"<(?:circle|svg) [^>]*><title>", text)) == len(marks)
+    rows = [
+        row
+        for i in page.islands
+        if "table" in i and "counted in the mean" in i["table"]["columns"]
+        for row in i["table"]["rows"]
+    ]
+    assert len(rows) == sum(len(side.seeds) for d in differences for side in (d.a, d.b))
+
+
+def test_a_strip_marks_what_has_not_learned_and_holds_every_mark_within_its_ends() -> None:
+    (difference, *_) = document().comparisons[1].differences
+    strip = seeds.strip(difference, (0, 1))
+    assert strip is not None
+    assert strip.svg.count("<circle") == 3 and strip.svg.count("<path") == 1
+    assert "SUM wide seed 1 (not learned)" in strip.svg
+    assert all(0 <= float(x) <= 100 for x in re.findall(r'"([-\d.]+)%"', strip.svg))
+    assert seeds.strip(document().comparisons[0].differences[2], (0, 1)) is None
+
+
+def test_the_roster_marks_what_learned_what_did_not_and_what_was_not_evaluated() -> None:
+    models = [facts("A", "wide", seed, accuracy) for seed, accuracy in enumerate((0.95, 0.1, None))]
+    marks = [seeds.accuracy(model, arm=0, level=0.9, chance=0.1) for model in models]
+    assert 'fill="#0072B2"' in marks[0] and "<path" in marks[1] and "<circle" not in marks[2]
+    assert ["not evaluated" in mark for mark in marks] == [False, False, True]
+
+
+def test_numbers_that_share_what_they_mean_say_it_once() -> None:
+    numbers = [Number(key, f"operand 1: {key}", 0.5, higher_means="more", control_says="shuffled") for key in "abc"]
+    first, *others = headings([*numbers, Number("d", "alone: d", 0.5, higher_means="more")])
+    assert (first.group, first.group_says, first.title, first.says) == (
+        "operand 1", ("Higher: more", "Control: shuffled"), "a", (),
+    )  # fmt: skip
+    assert (others[-1].group, others[-1].title, others[-1].says) == ("", "alone: d", ("Higher: more",))
+
+
+def test_a_heatmap_of_many_columns_takes_the_whole_width() -> None:
+    few, many = (
+        Figure(
+            "heatmap",
+            "t",
+            "",
+            "",
+            {"x": list(range(n)), "y": ["residual stream into block 0"], "z": [[0.0] * n], "zmid": 0},
+        )
+        for n in (10, 26)
+    )
+    assert (needs_full_width(few), needs_full_width(many)) == (False, True)
 
 
 def test_the_first_screen_counts_per_arm_and_initialisation(page: Page) -> None:
     words = page.words
     assert "Which models learned SUM?" in words
-    cards = re.search(r"narrow initialisation (.*?) wide initialisation (.*?) Each mark", words)
+    cards = re.search(r"narrow initialisation (.*?) wide initialisation (.*?) Each row", words)
     assert cards
     assert re.findall(r"(\d) of (\d) learned", cards[1]) == [("0", "2"), ("2", "2")]
     assert re.findall(r"(\d) of (\d) learned", cards[2]) == [("1", "2"), ("2", "2")]
@@ -214,7 +275,7 @@ def test_the_page_presumes_no_outcome() -> None:
     assert len(tallies[0]) >= 3
     assert tallies[0] != tallies[1]
     assert tallies[1] == {(ARMS[1 - ARMS.index(arm)], says) for arm, says in tallies[0]}
-    assert [re.sub(r"\d of 2 learned", "", w).count("learned") for w in texts][0] > 0
+    assert all(re.sub(r"\d of 2 learned", "", words).count("learned") for words in texts)
 
 
 def test_a_failed_probe_says_so_and_the_others_are_still_there(page: Page) -> None:
@@ -232,16 +293,12 @@ def test_a_probe_that_failed_everywhere_still_has_its_section() -> None:
 def test_an_unlearned_model_is_named_as_such_wherever_it_stands(text: str) -> None:
     for cell in re.findall(r'<h3>([^<]*narrow seed \d) <span class="badge (\w+)">', text):
         assert cell[1] == ("no" if cell[0].startswith("SUM") else "yes")
-    assert text.count("SUM narrow seed 0 (not learned)") == 2 + text.count('SUM narrow seed 0 (not learned)"')
+    assert text.count("SUM narrow seed 0 (not learned)</option>") == 2
 
 
 def test_a_report_of_one_model_has_no_comparison_and_still_reads() -> None:
     model = roster().models[2]
-    page = Page(
-        render(
-            Document("t", roster([model]), {model.name: (geometry(model, __import__("numpy").random.default_rng(0)),)})
-        )
-    )
+    page = Page(render(Document("t", roster([model]), {model.name: findings_of(model)[:1]})))
     assert "Arm against arm" not in page.words and "1 trained model." in page.words
 
 
@@ -265,7 +322,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     before = path.read_bytes()
     model = roster().models[2]
     broken = Finding("p", model.name, "P", "s", figures=(Figure("bars", "bad", "", "", {"x": ["a"]}),))
-    with pytest.raises(SpecError, match="figure 'bad': .*'series'"):
+    with pytest.raises(SpecError, match=r"figure 'bad': .*'series'"):
         write_report(path, Document("t", roster([model]), {model.name: (broken,)}))
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 

@@ -1,7 +1,7 @@
-"""How fast training items are drawn: the vectorised sampler against a plain recursive Python generator of the same job.
+"""How fast training items are drawn: the vectorised sampler against a recursive Python generator of the same job.
 
-Both draw a question, work out its chain line by line, encode it, and redraw the contents until it is no test item and no
-line reduces a held-out orbit. The two are interleaved; rates are medians over rounds.
+Both draw a question, work out its chain line by line, encode it, and redraw the contents until it is no test item and
+no line reduces a held-out orbit. The two are interleaved; rates are medians over rounds.
 
     python experiments/bench/sampling.py [--json] [--out FOLDER]
 """
@@ -147,8 +147,8 @@ def main() -> int:
     chosen = parser.parse_args()
     result = measure(chosen.count, chosen.plain_count, chosen.rounds)
     document = {
-        "protocol": f"MAX+MED+SUM, nesting 2, 2-3 operands, default hold-outs, question and whole chain as symbol codes, "
-        f"{chosen.count} and {chosen.plain_count} items a round, {chosen.rounds} rounds interleaved, medians, one thread",
+        "protocol": "MAX+MED+SUM, nesting 2, 2-3 operands, default hold-outs, question and chain as symbol codes; "
+        f"{chosen.count} and {chosen.plain_count} items a round, medians of {chosen.rounds} rounds, one thread",
         "python": platform.python_version(),
         "numpy": np.__version__,
         "target": TARGET,

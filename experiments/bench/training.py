@@ -160,8 +160,8 @@ def main() -> int:
     tune_for_training()
     results = [measure(width, chosen.rounds) for width in chosen.widths]
     document = {
-        "protocol": f"MAX+MED+SUM, nesting 2, batch {BATCH}, {STEPS} steps a round, {chosen.rounds} rounds interleaved, "
-        f"medians, float32, {chosen.threads} threads, two layers, four heads; transformer_lens pads to the context",
+        "protocol": f"MAX+MED+SUM, nesting 2, batch {BATCH}, {STEPS} steps a round, medians of {chosen.rounds} rounds "
+        f"interleaved, float32, {chosen.threads} threads, two layers, four heads; transformer_lens pads to the context",
         "torch": torch.__version__,
         "targets": TARGETS,
         "results": results,

@@ -11,12 +11,18 @@ from kc_interp.errors import SpecError
 
 
 def torch_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; raises SpecError when CUDA is asked for and absent."""
+    """`auto` is CUDA where there is one; raises SpecError on a device that is unknown or absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise SpecError("--device cuda: torch sees no CUDA device here; use --device cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SpecError(f"--device {name}: torch knows no such device; use cpu, cuda, cuda:1, … or auto") from error
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise SpecError(f"--device {name}: torch sees {count} CUDA devices here, numbered from 0")
+    return device
 
 
 def tune_for_training() -> None:

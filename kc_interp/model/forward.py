@@ -80,7 +80,7 @@ def embed(
     if table.shape[0] == 1:
         token_part = F.embedding(tokens, table[0])
     else:
-        # One lookup in the tables laid end to end: indexing with a run index as well is several times slower to differentiate.
+        # One lookup in the tables laid end to end: to index by run as well is several times slower to differentiate.
         shift = torch.arange(run, device=tokens.device)[:, None, None] * table.shape[1]
         token_part = F.embedding(tokens + shift, rearrange(table, "run d_vocab d_model -> (run d_vocab) d_model"))
     token_part = sites("hook_embed", token_part)

@@ -32,7 +32,8 @@ def hooked(params: Mapping[str, Tensor], spec: ModelSpec) -> HookedTransformer:
             from transformer_lens import HookedTransformer, HookedTransformerConfig
     except ImportError as error:
         raise SpecError(
-            f"this needs transformer-lens 3.9 (4.0 removed HookedTransformer): pip install 'transformer-lens>=3.9,<4' ({error})"
+            "this needs transformer-lens 3.9 (4.0 removed HookedTransformer): "
+            f"pip install 'transformer-lens>=3.9,<4' ({error})"
         ) from error
     table = params["embed.W_E"]
     config = HookedTransformerConfig(

@@ -131,7 +131,7 @@ def _answers(
 
 
 def _groups(pos: int, width: int) -> Iterator[tuple[int, int]]:
-    """Runs of positions to patch in one call: many when few inputs are patched, else few, to start as late as possible."""
+    """Runs of positions to patch in one call: many when few inputs are patched, else few, to start late."""
     low = 0
     while low < pos:
         high = min(pos, low + max(1, _TOKENS_A_CALL // (width * (pos - low))))

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import re
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ MOST_HEADS = 16
 """CircuitsVis takes more than two seconds for more heads than this at once."""
 
 
+@cache
 def plotly() -> str:
     """Plotly's own bundle."""
     from plotly.offline import get_plotlyjs
@@ -24,6 +26,7 @@ def plotly() -> str:
     return inline(get_plotlyjs())
 
 
+@cache
 def circuitsvis() -> str:
     """CircuitsVis's bundle, found without importing the package (which would import torch).
 
@@ -56,7 +59,10 @@ def sha256(script: str) -> str:
 
 
 def policy(scripts: list[str]) -> str:
-    """Nothing is loaded, nothing connects, no script runs but these. Plotly and React set styles, hence `style-src`."""
+    """Nothing is loaded, nothing connects, no script runs but these. Plotly and React set styles, hence `style-src`.
+
+    CircuitsVis tries to compile one module of WebAssembly; that is refused, and it does without.
+    """
     return (
         f"default-src 'none'; script-src {' '.join(map(sha256, scripts))}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"

@@ -63,7 +63,8 @@ class ListOps:
         for name in ("operations", "weights"):  # TOML has lists, a frozen task needs tuples
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        if isinstance(self.operations, str) or not self.operations:
+        given: object = self.operations
+        if isinstance(given, str) or not given:
             raise SpecError(f"operations is {self.operations!r}; give a list of one or more of {', '.join(OPERATIONS)}")
         for operation in self.operations:
             if operation not in OPERATIONS:
@@ -88,6 +89,24 @@ class ListOps:
             raise SpecError(f"max_operands is {self.max_operands}; an operation has at least 2")
         if self.max_operands > (most := _most_operands(self.modulus)):
             raise SpecError(f"max_operands is {self.max_operands}; modulus {self.modulus} allows up to {most}")
+
+    @property
+    def says(self) -> str:
+        """The task for a reader who has never met it."""
+        means = {
+            "MAX": "MAX takes the largest operand",
+            "MIN": "MIN takes the smallest",
+            "MED": "MED takes the middle one" + (" (of an even number the upper)" if self.median == "upper" else ""),
+            "SUM": f"SUM adds modulo {self.modulus}",
+            "PROD": f"PROD multiplies modulo {self.modulus}",
+            "NADD": f"NADD adds and subtracts in turn, modulo {self.modulus}",
+        }
+        return (
+            f"Each question nests operations over the numbers 0 to {self.modulus - 1}, and the model writes how it works "
+            "out: one reduction a line, the innermost first, and after the '=' the answer. "
+            + "; ".join(means[name] for name in self.operations)
+            + "."
+        )
 
     @property
     def symbols(self) -> tuple[str, ...]:

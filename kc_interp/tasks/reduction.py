@@ -149,15 +149,15 @@ def chains_of(
     separator: int,
 ) -> Chains:
     """The whole chains of questions: one reduction a line, `separator` between lines, `=` before the answer, end."""
-    settings = {"modulus": modulus, "median": median, "separator": separator}
+    reduce = functools.partial(_reduce, modulus=modulus, median=median, separator=separator)
     count = len(question)
     if count <= CHUNK:
-        return _reduce(question, lengths, **settings)
+        return reduce(question, lengths)
     order = np.argsort(lengths.astype(np.int16), kind="stable")
     parts = []
     for rows in np.array_split(order, -(-count // CHUNK)):
         width = int(lengths[rows[-1]])
-        parts.append((rows, _reduce(question[rows, :width], lengths[rows], **settings)))
+        parts.append((rows, reduce(question[rows, :width], lengths[rows])))
     symbols = np.full((count, max(part.symbols.shape[1] for _, part in parts)), END, dtype=np.int16)
     totals = np.empty(count, dtype=np.int64)
     for rows, part in parts:

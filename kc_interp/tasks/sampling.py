@@ -80,7 +80,7 @@ def fill(
     cumulative: Float[np.ndarray, " operation"] | None,
     modulus: int,
 ) -> None:
-    """Draw every operation (a code of `operations`, by cumulative weight, None: uniform) and every number (uniform), in place."""
+    """Draw every operation (of `operations`, by cumulative weight, None: uniform) and number (uniform), in place."""
     flat = question.ravel()
     if not question.flags.c_contiguous:
         raise ValueError("question must be contiguous: it is filled in place")

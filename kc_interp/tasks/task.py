@@ -1,9 +1,11 @@
-"""What a task is: symbols with classes, worked examples ("chains") drawn by a seed, and the facts that evaluation needs.
+"""What a task is: symbols with classes, worked examples ("chains") drawn by a seed, and what evaluation needs.
 
 A task speaks in *symbol codes*, indices into its own full alphabet, which do not depend on the subset of operations in
-use: the same expression has the same codes in every arm of a comparison. `kc_interp.tokens` maps codes to a model's tokens.
+use: the same expression has the same codes in every arm of a comparison. `kc_interp.tokens` maps codes to a model's
+tokens.
 
-A chain is one sequence: the question, then what the model must write, up to the end symbol. In ListOps:
+A chain is one sequence: the question, then what the model must write, up to the end symbol. It is a function of its
+question, so that "wrote the whole chain" is a measure of success. In ListOps:
 
     [SUM 1 [MAX 4 3]] > [SUM 1 4] = 5 <end>
     question------->  completion--------->
@@ -89,7 +91,7 @@ class Task(Protocol):
         """`count` chains from the task's own distribution."""
 
     def redraw(self, chains: Chains, rng: np.random.Generator) -> Chains:
-        """Fresh contents in the same strata (same lengths, same shape), so that rejection keeps the length distribution."""
+        """Fresh contents in the same strata (lengths, shape), so that rejection keeps the distribution of lengths."""
 
     def components(self) -> Mapping[str, Task]:
         """Parts of the task that arms of a comparison can share, by name ({"SUM": SUM alone, …}); {} if it has none."""
@@ -98,7 +100,7 @@ class Task(Protocol):
         """Facts to break accuracy down by: name -> one label per example ("operation", "depth", "steps", "arity")."""
 
     def atoms(self) -> Chains:
-        """Every single step of the task as a chain of its own (ListOps: 1,100 reductions per operation); may be empty."""
+        """Every single step of the task as a chain (ListOps: 1,100 reductions per operation); may be empty."""
 
     def orbits(self, chains: Chains) -> Int[np.ndarray, "example step"]:
         """The orbit of each step of each chain, -1 where a chain has no further step.
@@ -120,11 +122,15 @@ class Task(Protocol):
     def counterfactual(self, chains: Chains, kind: str, rng: np.random.Generator) -> Chains:
         """For each chain a twin whose question differs in one symbol of the given kind and whose answer differs.
 
-        The twin has the same symbol classes at every position. Later lines are recomputed, so they may differ too.
+        The twin has the same symbol classes at every position. Later lines are recomputed, so they may differ too. A
+        chain that no such change alters is its own twin.
         """
 
     def parse(self, text: str) -> Chains:
-        """One question, as a person types it, as a chain of one example. Raises ExpressionError."""
+        """One question, as a person types it, as a chain of one example. Raises ExpressionError.
+
+        The question's symbols with spaces between are always read.
+        """
 
     def format(self, chains: Chains) -> list[str]:
         """Each chain as a person reads it."""

@@ -28,7 +28,7 @@ def questions(depth: int, *, operations: int = 1, max_operands: int = 3, modulus
     Raises SpecError when the exact number would have more than a million bits.
 
     >>> questions(1), questions(2)
-    (1100, 1367631000)
+    (1100, 1368863100)
     """
     expressions = modulus
     for _ in range(depth):

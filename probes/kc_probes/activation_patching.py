@@ -1,27 +1,34 @@
 """Activation patching: which activations carry the difference between two questions to the answer?
 
-Pairs of chains share the class of every token, line by line, and differ at declared positions: one symbol of the
-question, what follows from it in later lines, and the answer. Denoising runs the corrupted chain and restores one
+Pairs of chains share the class of every token, line by line, and differ at the same declared positions: one symbol of
+the question, what follows from it in later lines, and the answer. Denoising runs the corrupted chain and restores one
 activation from the clean one; noising does the reverse. The effect is the share of the clean-minus-corrupted logit
 difference that the patch restores (denoising) or destroys (noising), a ratio of means over pairs: Vig et al. 2020;
 Meng et al. 2022; Heimersheim and Nanda 2024, "How to use and interpret activation patching".
 
+A patch does two things: it removes what stood there and puts something else in its place. The control patches from
+another pair's run, which removes as much and brings the wrong content: about a half where only the removal counts.
+
 The final answer is read from a chain whose last line already holds the partial results, so patching a whole
-consistent chain cannot say whether the model looks at that line or at the question. `chain reliance` can: it makes one
-line inconsistent with the rest and asks which of the two the answer follows.
+consistent chain cannot say whether the model looks at that line or at the question. *Chain reliance* can: it makes one
+part of the chain inconsistent with the rest and asks which of the two the answer follows.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kc_interp.errors import ProbeError
+from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.model.forward import forward
 from kc_interp.model.patch import Run, Site, patch
@@ -30,39 +37,62 @@ from kc_interp.statistics import wilson
 from kc_interp.tasks.task import Chains
 from kc_interp.tokens import lines
 
-_STREAM: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out")
-_NAMES: dict[Site, str] = {
+Direction = Literal["denoising", "noising"]
+DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
+SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "z")
+
+_STREAM = SITES[:3]
+_NAMES: Mapping[Site, str] = {
     "resid_pre": "residual stream into",
-    "resid_mid": "residual stream inside",
     "attn_out": "attention of",
     "mlp_out": "MLP of",
     "z": "head of",
 }
-_RESAMPLES = 1_000
+_PLACES = {
+    "question": "the changed symbol of the question",
+    "last-line": "the changed symbol of the last line",
+    "query": "the position that predicts the answer",
+}
+_PARTS = {"last-line": "the last line", "earlier-lines": "everything before the last line"}
+_DRAWN_A_PAIR = 120
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Clean chains and their twins, of one template: equal lengths, equal classes, different at the same positions."""
+    """Clean chains and their twins, of one template: equal lengths, equal classes, different at the same positions.
+
+    `line` is the line that each position is in, 0 for the question.
+    """
 
     kind: str
     clean: Chains
     twin: Chains
     differs: tuple[int, ...]
+    line: Int[np.ndarray, " pos"]
 
     @property
     def query(self) -> int:
         """The position whose next token is the answer."""
         return int(self.clean.answers[0]) - 1
 
+    @property
+    def last_line(self) -> int:
+        """The line that the answer is worked out from: the one before the answer's own."""
+        return max(int(self.line[self.query + 1]) - 1, 0)
+
+    @property
+    def places(self) -> dict[str, int | None]:
+        """The positions that numbers are given for; None where the twins do not differ there."""
+        question, last = (
+            next((place for place in self.differs if self.line[place] == number), None)
+            for number in (0, self.last_line)
+        )
+        return {"question": question, "last-line": last if self.last_line else None, "query": self.query}
+
 
 @dataclass(frozen=True)
 class Effects:
-    """Of one kind of pair: the effect of every patch with its 95 % interval over pairs (bootstrap), and the control.
-
-    Arrays are `layer head pos`. The control patches from another pair's run (a derangement), which cannot restore this
-    pair's answer except by chance.
-    """
+    """Of one site: the effect of every patch, its 95 % interval over pairs (bootstrap), and the control's effect."""
 
     value: Float[np.ndarray, "layer head pos"]
     low: Float[np.ndarray, "layer head pos"]
@@ -71,364 +101,371 @@ class Effects:
 
 
 @dataclass(frozen=True)
+class Patched:
+    """What one set of pairs says: the logit difference with its interval, and the effects unless `refused`."""
+
+    label: str
+    pairs: Pairs | None
+    difference: tuple[float, float, float] | None = None
+    refused: str = ""
+    effects: Mapping[tuple[Direction, Site], Effects] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ActivationPatching:
     """Patch the residual stream, attention and MLP outputs and each head, by layer and position, both ways.
 
-    `pairs` chains of `steps` reductions of `component` (the whole mixture when the task has no such component) are
-    drawn for each of `experiments` sets of differing positions per kind of change the task offers.
+    For each kind of change that the task offers, `experiments` sets of `pairs` chains of `steps` reductions, each set
+    with its own differing positions. Operands are changed in items of `component` (of the whole mixture when the task
+    has no such component), the same for every arm; what a component alone cannot change, its operation, in the mixture.
     """
 
     component: str | None = "SUM"
-    pairs: int = 64
+    pairs: int = 48
     steps: int = 2
     experiments: int = 2
+    resamples: int = 500
+
+    def __post_init__(self) -> None:
+        if self.pairs < 2 or self.resamples < 2:
+            raise SpecError("pairs and resamples must each be at least 2: the control patches from another pair")
+        if self.experiments < 1:
+            raise SpecError(f"experiments is {self.experiments}; at least 1 set of differing positions is needed")
 
     def run(self, subject: Subject) -> Finding:
-        """`control` of every number is the same patch taken from another pair's run."""
-        sets = [found for kind in subject.task.counterfactuals for found in self._pairs(subject, kind)]
-        if not sets:
+        """Raises ProbeError when the task offers no change of one symbol, or too few pairs share their positions."""
+        task = subject.task
+        if not task.counterfactuals:
             raise ProbeError(
-                f"{subject.name}: no {self.pairs} pairs of one template among its test items; lower `pairs`, or change `steps`"
+                f"{subject.name}: this task offers no counterfactual (a twin that differs in one symbol and in its "
+                "answer), and activation-patching compares such twins; leave it out with --only"
             )
-        numbers: list[Number] = []
-        tables: list[Table] = []
-        figures: list[Figure] = []
-        for index, pairs in enumerate(sets):
-            label = f"{pairs.kind} {1 + sum(other.kind == pairs.kind for other in sets[:index])}"
-            self._one_set(subject, pairs, label, numbers, tables, figures)
-        reliance, reliance_table = self._reliance(subject, sets)
+        drawn = {kind: self._pairs(subject, kind) for kind in task.counterfactuals}
+        if not any(drawn.values()):
+            raise ProbeError(
+                f"{subject.name}: no {self.pairs} pairs of one template differ at the same positions among "
+                f"{_DRAWN_A_PAIR * self.pairs} test items of {self.steps} steps; lower `pairs`, or change `steps`"
+            )
+        sets = [
+            self._patched(subject, f"{kind}-{index + 1}", found[index] if index < len(found) else None)
+            for kind, found in drawn.items()
+            for index in range(self.experiments)
+        ]
+        operands = [pairs for found in drawn.values() for pairs in found if pairs.kind == "operand"]
+        reliance = tuple(_reliance(subject, [pairs for pairs in operands if pairs.last_line > 0]))
+        depth = subject.checkpoint.spec.model.depth
+        shown = [it for it in sets if it.effects]
         return Finding(
             probe="activation-patching",
             subject=subject.name,
             title="Activation patching: what carries the difference to the answer",
-            sentence=self._sentence(subject, sets, numbers, reliance),
+            sentence=_sentence(sets, reliance, learned=subject.learned),
             status="unlearned" if subject.learned is False else "ok",
-            numbers=(*reliance, *numbers),
-            tables=(reliance_table, *tables),
-            figures=tuple(figures),
+            numbers=(*reliance, *(number for it in sets for number in _numbers(it, depth))),
+            tables=(
+                _declared(subject, sets),
+                _reliance_table(subject, operands),
+                *(_heads_table(subject, it, direction) for it in shown for direction in DIRECTIONS),
+            ),
+            figures=tuple(
+                figure
+                for it in shown
+                for direction in DIRECTIONS
+                for figure in (_stream_figure(subject, it, direction), _heads_figure(subject, it, direction))
+            ),
+            settings=dataclasses.asdict(self),
         )
 
     def _pairs(self, subject: Subject, kind: str) -> list[Pairs]:
-        """The most frequent sets of differing positions among twins of the most frequent template."""
+        """Sets of pairs of the most frequent template, the most frequent differing positions first.
+
+        No two sets change the same position of a later line: another operand of one bracket asks the same again.
+        """
         task = subject.task
-        component = self.component if self.component in task.components() else None
-        if kind == "operation" and component is not None:
-            component = None  # a single operation has no other to be changed into
-        drawn = subject.items(60 * self.pairs, f"activation-patching {kind}", component)
-        steps = (subject.task.orbits(drawn) >= 0).sum(axis=1)
-        drawn = drawn.take(np.flatnonzero(steps == min(self.steps, steps.max())))
-        template = Counter(map(tuple, _classes(subject, drawn))).most_common(1)[0][0]
-        drawn = drawn.take(np.flatnonzero((_classes(subject, drawn) == np.asarray(template)).all(axis=1)))
-        source = task if component is None else task.components()[component]
-        twins = source.counterfactual(drawn, kind, subject.rng(f"activation-patching {kind} twins"))
-        places = [tuple(np.flatnonzero(row)) for row in drawn.symbols != twins.symbols]
-        found = []
-        for differs, count in Counter(places).most_common(self.experiments):
-            if count >= self.pairs:
-                rows = np.asarray([i for i, place in enumerate(places) if place == differs])[: self.pairs]
-                found.append(Pairs(kind, drawn.take(rows), twins.take(rows), differs))
-        return found
+        part = task.components().get(self.component) if self.component is not None else None
+        source, component = (task, None) if part is None or kind not in part.counterfactuals else (part, self.component)
+        drawn = subject.items(_DRAWN_A_PAIR * self.pairs, f"activation-patching: {kind}", component)
+        steps = (task.orbits(drawn) >= 0).sum(axis=1)
+        drawn = drawn.take(np.flatnonzero(steps == min(self.steps, int(steps.max()))))
+        kinds = np.asarray([sorted(set(task.classes)).index(kind) for kind in task.classes])[drawn.symbols]
+        template = np.asarray(Counter(map(tuple, kinds)).most_common(1)[0][0])
+        drawn = drawn.take(np.flatnonzero((kinds == template).all(axis=1)))
+        twins = source.counterfactual(drawn, kind, subject.rng(f"activation-patching: {kind} twins"))
+        places = [tuple(np.flatnonzero(row).tolist()) for row in drawn.symbols != twins.symbols]
+        line = lines(task, drawn.take(slice(0, 1)))[0]
+        found: dict[tuple[int, ...], Pairs] = {}
+        for differs, count in Counter(places).most_common():
+            later = tuple(place for place in differs if line[place] > 0 and place != drawn.answers[0]) or differs
+            if count >= self.pairs and drawn.answers[0] in differs and later not in found:
+                rows = np.asarray([row for row, place in enumerate(places) if place == differs])[: self.pairs]
+                found[later] = Pairs(kind, drawn.take(rows), twins.take(rows), differs, line)
+        return list(found.values())[: self.experiments]
 
-    def _one_set(
-        self,
-        subject: Subject,
-        pairs: Pairs,
-        label: str,
-        numbers: list[Number],
-        tables: list[Table],
-        figures: list[Figure],
-    ) -> None:
-        """Add what one set of pairs says: summary numbers, heatmaps both ways, a table of heads."""
-        tokens = _token_labels(subject, pairs)
-        line = lines(subject.task, pairs.clean)[0]
-        runs = {
-            name: Run.of(subject.params, subject.checkpoint.spec.model, _inputs(subject, chains, pairs.query))
-            for name, chains in (("clean", pairs.clean), ("corrupted", pairs.twin))
-        }
-        answers = {
-            "clean": torch.from_numpy(subject.tokens.encode(pairs.clean.answer_symbols())),
-            "corrupted": torch.from_numpy(subject.tokens.encode(pairs.twin.answer_symbols())),
-        }
-        spread = _difference(runs["clean"].logits, answers) - _difference(runs["corrupted"].logits, answers)
-        weights = _bootstrap(len(pairs.clean), subject.rng("activation-patching bootstrap"))
-        low = np.quantile(weights @ spread, 0.025)
-        question = [p for p in pairs.differs if line[p] == 0]
-        last = [p for p in pairs.differs if line[p] == line[pairs.query] - 1]
-        where = {
-            "changed symbol in the question": question,
-            "changed symbol in the last line": last,
-            "answer query": [pairs.query],
-        }
+    def _patched(self, subject: Subject, label: str, pairs: Pairs | None) -> Patched:
+        if pairs is None:
+            return Patched(
+                label, None, refused=f"no further {self.pairs} pairs of one template differ at one set of places"
+            )
+        model = subject.checkpoint.spec.model
+        clean, corrupted = (
+            Run.of(subject.params, model, subject.ids(chains)[0, :, : pairs.query + 1])
+            for chains in (pairs.clean, pairs.twin)
+        )
+        answers = torch.from_numpy(
+            np.stack([subject.tokens.encode(chains.answer_symbols()) for chains in (pairs.clean, pairs.twin)])
+        ).to(clean.logits.device)
+        spread = _difference(clean.logits, answers) - _difference(corrupted.logits, answers)
+        rng, count = subject.rng(f"activation-patching: {label} resamples"), len(pairs.clean)
+        weights = rng.multinomial(count, np.full(count, 1 / count), size=self.resamples) / count
+        low, high = np.quantile(weights @ spread, [0.025, 0.975])
+        difference = float(spread.mean()), float(low), float(high)
+        if not np.isfinite(spread).all():
+            raise ProbeError(f"{subject.name}: the model's logits are not finite; did its training diverge?")
         if low <= 0:
-            numbers.append(
-                Number(
-                    f"{label}.effect",
-                    f"{label}: all effects",
-                    None,
-                    n=len(pairs.clean),
-                    note=(
-                        "refused: over these pairs the model's logit difference between the two answers does not exceed 0 "
-                        f"(95 % interval from {low:.2f})"
-                    ),
-                )
-            )
-            return
-        for direction in ("denoising", "noising"):
-            grid: dict[Site, Effects] = {
-                site: _effects(runs, answers, site, direction, weights) for site in (*_STREAM, "z")
-            }
-            for site in _STREAM:
-                for index in range(subject.checkpoint.spec.model.depth):
-                    for place, positions in where.items():
-                        numbers.extend(
-                            _number(grid[site], label, direction, site, index, place, p, len(pairs.clean))
-                            for p in positions[:1]
-                        )
-            figures.append(_heatmap(grid, tokens, pairs, label, direction))
-            tables.append(_heads_table(grid["z"], tokens, label, direction))
-        figures.append(_heads_figure(grid["z"], tokens, label))
-
-    def _reliance(self, subject: Subject, sets: list[Pairs]) -> tuple[list[Number], Table]:
-        """Which line the answer follows when the last line of the clean chain is replaced by its twin's."""
-        usable = [pairs for pairs in sets if pairs.kind == "operand" and lines(subject.task, pairs.clean).max() >= 2]
-        rows: list[tuple[Cell, ...]] = []
-        totals: Counter[str] = Counter()
-        for pairs in usable:
-            line = lines(subject.task, pairs.clean)[0]
-            final = line[pairs.query] - 1 if line[pairs.query] > 0 else 0
-            kept = np.arange(pairs.clean.symbols.shape[1])
-            for changed, name in (
-                (line == final, "last line"),
-                ((line < final) & (kept < pairs.query), "all before the last line"),
-            ):
-                mixed = np.where(changed, pairs.twin.symbols, pairs.clean.symbols)
-                said = self._answers(subject, mixed, pairs.query)
-                clean = subject.tokens.encode(pairs.clean.answer_symbols())
-                twin = subject.tokens.encode(pairs.twin.answer_symbols())
-                by_last = twin if name == "last line" else clean
-                by_earlier = clean if name == "last line" else twin
-                counts = {
-                    "last line": int((said == by_last).sum()),
-                    "earlier lines": int((said == by_earlier).sum()),
-                    "neither": int(((said != by_last) & (said != by_earlier)).sum()),
-                }
-                totals.update(counts)
-                example = subject.task.format(
-                    Chains(mixed[:1], pairs.clean.lengths[:1], pairs.clean.prompts[:1], pairs.clean.answers[:1])
-                )[0]
-                rows.append((name, example, counts["last line"], counts["earlier lines"], counts["neither"], len(said)))
-        table = Table(
-            "Chain reliance: one part of the chain is made inconsistent; whose answer does the model give?",
-            (
-                "inconsistent part",
-                "example (answer as if nothing had changed)",
-                "answer of the last line",
-                "answer of the earlier lines",
-                "neither",
-                "pairs",
-            ),
-            tuple(rows),
-            "" if rows else "no set of pairs here has an intermediate line",
-        )
-        if not rows:
-            return [], table
-        n = sum(totals.values())
-        chance = 1 / max(sum(kind == "digit" for kind in subject.tokens.classes), 1)
-        numbers = []
-        for key, title in (
-            ("last line", "answers that follow the last line"),
-            ("earlier lines", "answers that follow the earlier lines"),
-        ):
-            low, high = wilson(totals[key], n)
-            numbers.append(
-                Number(
-                    f"chain.{key.replace(' ', '-')}",
-                    f"Chain reliance: {title}",
-                    totals[key] / n,
-                    low,
-                    high,
-                    n,
-                    "input",
-                    control=chance,
-                    control_says="a guess among the digits",
-                    higher_means="the answer is read from the " + key,
-                )
-            )
-        return numbers, table
-
-    @staticmethod
-    @torch.no_grad()
-    def _answers(subject: Subject, symbols: Int[np.ndarray, "example pos"], query: int) -> Int[np.ndarray, " example"]:
-        """The token the model gives after position `query`."""
-        ids = torch.from_numpy(subject.tokens.encode(symbols[:, : query + 1]))[None].to(subject.checkpoint.device)
-        return forward(subject.params, subject.checkpoint.spec.model, ids)[0, :, -1].argmax(-1).cpu().numpy()
-
-    def _sentence(self, subject: Subject, sets: list[Pairs], numbers: list[Number], reliance: list[Number]) -> str:
-        says = [f"{len(sets)} sets of {len(sets[0].clean)} pairs, alike in the class of every token."]
-        if reliance:
-            last, earlier = reliance
-            says.append(
-                f"With one part of the chain made inconsistent, {last.value:.0%} of the answers follow the last line "
-                f"(95 % interval {last.low:.0%} to {last.high:.0%}) and {earlier.value:.0%} the earlier ones."
-            )
-        refused = sum(number.value is None for number in numbers)
-        if refused:
-            says.append(
-                f"For {refused} of the sets effects are refused: the model does not tell the two answers apart."
-            )
-        says.append(
-            "A large effect says that the activation carries the difference between these two chains; it does not say "
-            "what is computed from it, nor that other questions use the same path."
-        )
-        if subject.learned is False:
-            says.append("The model has not learned its task, so nothing here describes a working algorithm.")
-        return " ".join(says)
+            why = f"the logit difference that effects are shares of does not exceed 0 (95 % interval from {low:.2f})"
+            return Patched(label, pairs, difference, refused=f"refused: {why}")
+        ways: dict[Direction, tuple[Run, Run]] = {"denoising": (corrupted, clean), "noising": (clean, corrupted)}
+        effects = {
+            (direction, site): _effects(base, source, answers, site, weights)
+            for direction, (base, source) in ways.items()
+            for site in SITES
+        }
+        return Patched(label, pairs, difference, effects=effects)
 
 
-def _classes(subject: Subject, chains: Chains) -> np.ndarray:
-    """The class of every position as an integer, so that equal rows are equal templates."""
-    kinds = sorted(set(subject.task.classes))
-    return np.asarray([kinds.index(kind) for kind in subject.task.classes])[chains.symbols]
-
-
-def _inputs(subject: Subject, chains: Chains, query: int) -> Int[Tensor, "batch pos"]:
-    return subject.ids(chains)[0, :, : query + 1]
-
-
-def _token_labels(subject: Subject, pairs: Pairs) -> list[str]:
-    """The first clean chain, symbol by symbol up to the query; what differs in its twin stands behind a slash."""
-    symbols = subject.task.symbols
-    clean, twin = pairs.clean.symbols[0], pairs.twin.symbols[0]
-    return [
-        symbols[clean[p]] if p not in pairs.differs else f"{symbols[clean[p]]}/{symbols[twin[p]]}"
-        for p in range(pairs.query + 1)
-    ]
-
-
-def _difference(logits: Tensor, answers: dict[str, Tensor]) -> Float[np.ndarray, "*patch batch"]:
-    """Logit of the clean answer minus that of the corrupted one, for each pair (the last axis but one is the batch)."""
-    shape = (*logits.shape[:-1], 1)
-    clean, corrupted = (answers[name].to(logits.device)[:, None].expand(shape) for name in ("clean", "corrupted"))
-    return (logits.gather(-1, clean) - logits.gather(-1, corrupted))[..., 0].double().cpu().numpy()
-
-
-def _bootstrap(count: int, rng: np.random.Generator) -> Float[np.ndarray, "resample pair"]:
-    """Rows of weights that turn values per pair into means of resampled pairs."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
+def _difference(
+    logits: Float[Tensor, "*patch batch d_vocab"], answers: Int[Tensor, "two batch"]
+) -> Float[np.ndarray, "*patch batch"]:
+    """Logit of the clean answer minus that of the corrupted one, for each pair."""
+    clean, corrupted = (
+        logits.gather(-1, answer[:, None].expand(*logits.shape[:-1], 1))[..., 0].double() for answer in answers
+    )
+    return (clean - corrupted).cpu().numpy()
 
 
 def _effects(
-    runs: dict[str, Run],
-    answers: dict[str, Tensor],
-    site: Site,
-    direction: str,
-    weights: Float[np.ndarray, "resample pair"],
+    base: Run, source: Run, answers: Int[Tensor, "two batch"], site: Site, weights: Float[np.ndarray, "resample batch"]
 ) -> Effects:
-    """Restored (denoising) or destroyed (noising) share of the logit difference, a ratio of means over pairs."""
-    base, source = (
-        (runs["corrupted"], runs["clean"]) if direction == "denoising" else (runs["clean"], runs["corrupted"])
-    )
+    """The share of the logit difference from `base` to `source` that each patch makes up: a ratio of means."""
     untouched = _difference(base.logits, answers)
     whole = _difference(source.logits, answers) - untouched
-    deranged = Run(
-        source.params,
-        source.spec,
-        {key: value.roll(1, dims=1) for key, value in source.cache.items()},
-        source.logits.roll(1, 0),
-    )
-    moved = _difference(patch(base, source, site), answers) - untouched
-    control = _difference(patch(base, deranged, site), answers) - untouched
-    resampled = np.einsum("lhpb,rb->rlhp", moved, weights) / (weights @ whole)[:, None, None, None]
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    cache = {name: value.roll(1, dims=1) for name, value in source.cache.items()}
+    another = Run(source.params, source.spec, cache, source.logits.roll(1, dims=0))
+    moved, control = (_difference(patch(base, run, site), answers) - untouched for run in (source, another))
+    resampled = einsum(moved, weights, "layer head pos batch, resample batch -> resample layer head pos")
+    low, high = np.quantile(resampled / (weights @ whole)[:, None, None, None], [0.025, 0.975], axis=0)
     return Effects(moved.mean(-1) / whole.mean(), low, high, control.mean(-1) / whole.mean())
 
 
-def _number(
-    effects: Effects, label: str, direction: str, site: Site, index: int, place: str, position: int, count: int
-) -> Number:
-    at = (index, 0, position)
-    return Number(
-        key=f"{label}.{direction}.{site}.block{index}.{place}".replace(" ", "-"),
-        title=f"{label}, {direction}: {_NAMES[site]} block {index} at the {place}",
-        value=float(effects.value[at]),
-        low=float(effects.low[at]),
-        high=float(effects.high[at]),
+def _numbers(it: Patched, depth: int) -> Iterator[Number]:
+    """The numbers of one set, under keys that depend on the depth of the model alone."""
+    count = None if it.pairs is None else len(it.pairs.clean)
+    title = f"{it.label}: logit difference between the two answers, clean chain minus corrupted one"
+    value, low, high = it.difference or (None, None, None)
+    yield Number(
+        f"{it.label}.difference",
+        title,
+        value,
+        low,
+        high,
         n=count,
-        unit="input",
-        control=float(effects.control[at]),
-        control_says="the same patch from another pair",
-        higher_means="this activation carries more of the difference to the answer",
+        control=None if value is None else 0.0,
+        control_says="a model that does not tell the two questions apart",
+        higher_means="the model tells the two questions apart more clearly",
+        note=it.refused if value is None else "logits; effects are shares of it",
     )
+    for direction in DIRECTIONS:
+        for site in _STREAM:
+            for index in range(depth):
+                for place, words in _PLACES.items():
+                    key = f"{it.label}.{direction}.{site}.block{index}.{place}"
+                    title = f"{it.label}, {direction}: {_NAMES[site]} block {index} at {words}"
+                    position = it.pairs.places[place] if it.pairs is not None else None
+                    if it.refused or position is None:
+                        yield Number(key, title, None, n=count, note=it.refused or "these twins do not differ there")
+                        continue
+                    of, at = it.effects[direction, site], (index, 0, position)
+                    yield Number(
+                        key,
+                        title,
+                        float(of.value[at]),
+                        float(of.low[at]),
+                        float(of.high[at]),
+                        n=count,
+                        control=float(of.control[at]),
+                        control_says="the same patch from another pair's run",
+                        higher_means="this activation carries more of the difference to the answer",
+                        note=f"share of the logit difference; position {position}",
+                    )
 
 
-def _heatmap(grid: dict[Site, Effects], tokens: list[str], pairs: Pairs, label: str, direction: str) -> Figure:
-    rows = [
-        (f"{_NAMES[site]} block {index}", grid[site].value[index, 0])
-        for index in range(len(grid["resid_pre"].value))
-        for site in _STREAM
-    ]
-    verb = "restores" if direction == "denoising" else "destroys"
-    return Figure(
-        kind="heatmap",
-        title=f"{direction.capitalize()}, {label}: one {pairs.kind} of the question changed",
-        shows=(
-            f"How much of the answer's logit difference each single activation {verb} when it is taken from the "
-            f"{'clean' if direction == 'denoising' else 'corrupted'} chain. Columns are positions (shown for one pair; "
-            "a/b marks what differs), up to the one that predicts the answer."
-        ),
-        refuted_by="Effects as large when the activation comes from another pair (the control in the numbers).",
-        data={
-            "x": [f"{position} {token}" for position, token in enumerate(tokens)],
-            "y": [name for name, _ in rows],
-            "z": [values.tolist() for _, values in rows],
-            "zmid": 0.0,
-            "x_title": "position and token",
-            "y_title": "",
-            "z_title": "share of the logit difference",
-        },
+def _follows(subject: Subject, pairs: Pairs, part: str) -> tuple[Int[np.ndarray, "example pos"], int, int]:
+    """Chains with one part taken from their twins; how many answers follow the last line, how many the others."""
+    place = np.arange(pairs.clean.symbols.shape[1])
+    changed = (pairs.line == pairs.last_line if part == "last-line" else pairs.line < pairs.last_line) & (
+        place <= pairs.query
     )
+    mixed = np.where(changed, pairs.twin.symbols, pairs.clean.symbols)
+    ids = torch.from_numpy(subject.tokens.encode(mixed[:, : pairs.query + 1]))[None].to(subject.checkpoint.device)
+    with torch.no_grad():
+        said = forward(subject.params, subject.checkpoint.spec.model, ids)[0, :, -1].argmax(-1).cpu().numpy()
+    clean, twin = (subject.tokens.encode(chains.answer_symbols()) for chains in (pairs.clean, pairs.twin))
+    last, earlier = (twin, clean) if part == "last-line" else (clean, twin)
+    return mixed, int((said == last).sum()), int((said == earlier).sum())
 
 
-def _heads_figure(effects: Effects, tokens: list[str], label: str) -> Figure:
-    layers, heads, _ = effects.value.shape
-    return Figure(
-        kind="heatmap",
-        title=f"Noising, {label}: each head by position",
-        shows="How much of the logit difference is destroyed when one head's output at one position comes from the corrupted chain.",
-        refuted_by="No head above the control, or the same effect when the head is patched from another pair.",
-        data={
-            "x": [f"{position} {token}" for position, token in enumerate(tokens)],
-            "y": [f"block {layer} head {head}" for layer in range(layers) for head in range(heads)],
-            "z": effects.value.reshape(layers * heads, -1).tolist(),
-            "zmid": 0.0,
-            "x_title": "position and token",
-            "y_title": "",
-            "z_title": "share of the logit difference",
-        },
-    )
-
-
-def _heads_table(effects: Effects, tokens: list[str], label: str, direction: str) -> Table:
-    """The ten largest effects of single heads."""
-    order = np.argsort(-np.abs(effects.value).ravel(), kind="stable")[:10]
-    rows: list[tuple[Cell, ...]] = []
-    for flat in order:
-        layer, head, position = np.unravel_index(flat, effects.value.shape)
-        at = (layer, head, position)
-        rows.append(
-            (
-                int(layer),
-                int(head),
-                f"{position} {tokens[position]}",
-                *(round(float(part[at]), 4) for part in (effects.value, effects.low, effects.high, effects.control)),
+def _reliance(subject: Subject, usable: Sequence[Pairs]) -> Iterator[Number]:
+    """Which part the answer follows when one part of the chain is made inconsistent: each pair counts once a number."""
+    chance = 1 / max(subject.tokens.classes.count("digit"), 1)
+    for part, words in _PARTS.items():
+        counts = [_follows(subject, pairs, part)[1:] for pairs in usable]
+        n = sum(len(pairs.clean) for pairs in usable)
+        for index, followed in enumerate(("last-line", "earlier-lines")):
+            key = f"chain.{part}-changed.follows-{followed}"
+            title = f"With {words} taken from the twin: answers that follow {_PARTS[followed]}"
+            if not usable:
+                yield Number(key, title, None, note="no set of operand pairs has a line between question and answer")
+                continue
+            total = sum(count[index] for count in counts)
+            low, high = wilson(total, n)
+            yield Number(
+                key,
+                title,
+                total / n,
+                low,
+                high,
+                n=n,
+                control=chance,
+                control_says="a guess among the digits",
+                higher_means=f"the answer is read from {_PARTS[followed]}",
             )
-        )
+
+
+def _sentence(sets: Sequence[Patched], reliance: Sequence[Number], *, learned: bool | None) -> str:
+    measured = [it for it in sets if it.pairs is not None]
+    count = len(measured[0].pairs.clean) if measured[0].pairs is not None else 0
+    says = [f"{len(measured)} sets of {count} pairs, alike in the class of every token, different in the answer."]
+    for number in reliance:
+        if number.value is not None and number.low is not None and number.high is not None:
+            interval = f"(95 % interval {number.low:.0%} to {number.high:.0%}; a guess {number.control:.0%})"
+            says.append(f"{number.title}: {number.value:.0%} {interval}.")
+    if refused := [it.label for it in measured if it.refused]:
+        says.append(f"Effects are refused for {', '.join(refused)}: the model does not tell the two answers apart.")
+    says.append(
+        "A large effect says that the activation carries the difference between these chains; it does not say what is "
+        "computed from it, nor that other questions, or other seeds, use the same path."
+    )
+    if learned is False:
+        says.insert(0, "This model has not learned its task, so nothing is claimed about how it solves it.")
+    return " ".join(says)
+
+
+def _labels(subject: Subject, pairs: Pairs) -> list[str]:
+    """The first clean chain up to the query, numbered; what differs in its twin stands behind a slash."""
+    symbols = subject.task.symbols
+    clean, twin = pairs.clean.symbols[0], pairs.twin.symbols[0]
+    return [
+        f"{place} {symbols[clean[place]]}" + (f"/{symbols[twin[place]]}" if place in pairs.differs else "")
+        for place in range(pairs.query + 1)
+    ]
+
+
+def _declared(subject: Subject, sets: Sequence[Patched]) -> Table:
+    """What each set of pairs changes, and in which lines."""
+    rows: list[tuple[Cell, ...]] = []
+    for it in sets:
+        if it.pairs is None:
+            rows.append((it.label, None, None, None, None, None))
+            continue
+        clean, twin = (subject.task.format(part.take(slice(0, 1)))[0] for part in (it.pairs.clean, it.pairs.twin))
+        where = ", ".join(f"{place} (line {it.pairs.line[place]})" for place in it.pairs.differs)
+        rows.append((it.label, len(it.pairs.clean), clean, twin, where, it.pairs.last_line))
     return Table(
-        f"{direction.capitalize()}, {label}: the ten heads with the largest effect",
-        ("block", "head", "position", "effect", "low", "high", "control: other pair"),
+        "The pairs: what is changed, and in which line",
+        ("set", "pairs", "a clean chain", "its corrupted twin", "positions that differ (line)", "last line"),
+        tuple(rows),
+        "Line 0 is the question; the last position is the answer; what is called the last line is the one before it. "
+        "Twins are consistent chains: the change is carried through every later line.",
+    )
+
+
+def _reliance_table(subject: Subject, operands: Sequence[Pairs]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for pairs in operands:
+        for part, words in _PARTS.items() if pairs.last_line > 0 else ():
+            mixed, last, earlier = _follows(subject, pairs, part)
+            example = dataclasses.replace(pairs.clean, symbols=mixed).take(slice(0, 1))
+            n = len(pairs.clean)
+            rows.append((words, subject.task.format(example)[0], last, earlier, n - last - earlier, n))
+    return Table(
+        "Chain reliance: one part of the chain is made inconsistent; whose answer does the model give?",
+        (
+            "taken from the twin", "an example, with the clean chain's answer", "answer of the last line",
+            "answer of the earlier lines", "neither", "pairs",
+        ),
+        tuple(rows),
+        "" if rows else "No set of operand pairs here has a line between question and answer.",
+    )  # fmt: skip
+
+
+def _stream_figure(subject: Subject, it: Patched, direction: Direction) -> Figure:
+    depth = len(it.effects[direction, "resid_pre"].value)
+    rows = {
+        f"{_NAMES[site]} block {index}": it.effects[direction, site].value[index, 0].tolist()
+        for index in range(depth)
+        for site in _STREAM
+    }
+    what = "each single activation"
+    return _heatmap(subject, it, direction, "stream, attention and MLP", what, rows)
+
+
+def _heads_figure(subject: Subject, it: Patched, direction: Direction) -> Figure:
+    value = it.effects[direction, "z"].value
+    rows = {f"block {i} head {h}": value[i, h].tolist() for i, h in np.ndindex(*value.shape[:2])}
+    return _heatmap(subject, it, direction, "each head", "the output of each single head", rows)
+
+
+def _heatmap(
+    subject: Subject, it: Patched, direction: Direction, of: str, what: str, rows: Mapping[str, Sequence[float]]
+) -> Figure:
+    assert it.pairs is not None
+    verb, origin = ("restores", "clean") if direction == "denoising" else ("destroys", "corrupted")
+    return Figure(
+        kind="heatmap",
+        title=f"{direction.capitalize()}, {it.label}: {of}",
+        shows=f"How much of the answer's logit difference {what} {verb} when it is taken, at one position, from the "
+        f"{origin} chain. One {it.pairs.kind} of the question differs, and what follows from it: columns are the "
+        "positions of one of the pairs, a/b marks what differs, the last one predicts the answer.",
+        refuted_by="Effects as large when the activation comes from another pair's run (the control, in the table of "
+        "heads and in the numbers).",
+        data={
+            "x": _labels(subject, it.pairs),
+            "y": list(rows),
+            "z": [list(values) for values in rows.values()],
+            "zmid": 0.0,
+            "x_title": "position and token",
+            "y_title": "",
+            "z_title": "share of the logit difference",
+        },
+    )
+
+
+def _heads_table(subject: Subject, it: Patched, direction: Direction) -> Table:
+    """The ten largest effects of single heads."""
+    assert it.pairs is not None
+    of, labels = it.effects[direction, "z"], _labels(subject, it.pairs)
+    flat = rearrange(np.abs(of.value), "layer head pos -> (layer head pos)")
+    rows: list[tuple[Cell, ...]] = []
+    for index in np.argsort(-flat, kind="stable")[:10]:
+        at = tuple(int(part) for part in np.unravel_index(index, of.value.shape))
+        numbers = (round(float(part[at]), 4) for part in (of.value, of.low, of.high, of.control))
+        rows.append((at[0], at[1], labels[at[2]], *numbers))
+    return Table(
+        f"{direction.capitalize()}, {it.label}: the ten heads and positions with the largest effect",
+        ("block", "head", "position", "effect", "low", "high", "control: another pair"),
         tuple(rows),
         "Chosen for their size, so read them as candidates; the intervals do not account for the choice.",
     )
 
 
-__all__ = ["ActivationPatching", "Effects", "Pairs"]
+__all__ = ["ActivationPatching", "Effects", "Pairs", "Patched"]

@@ -15,19 +15,23 @@
 
   /* Charts */
   const drawers = {
-    plot: (canvas, data) =>
-      Plotly.newPlot(canvas, data.plot.data, data.plot.layout, data.plot.config),
+    plot: (canvas, data) => {
+      library("plotly");
+      Plotly.newPlot(canvas, data.plot.data, data.plot.layout, data.plot.config);
+    },
     attention: (canvas, data) => circuitsvis(canvas, "AttentionHeads", data.widget),
     tokens: (canvas, data) => circuitsvis(canvas, "ColoredTokens", data.widget),
     switches: (canvas, data, chart) => switches(canvas, data.widget, chart.id),
   };
+  /* Kept inert until first needed, so that the page opens sooner; the policy names their hashes. */
+  const started = new Set();
+  function library(name) {
+    if (started.has(name)) return;
+    started.add(name);
+    document.head.append(make("script", {}, byId(name).textContent));
+  }
   function circuitsvis(canvas, component, properties) {
-    if (!window.CircuitsVis) {
-      /* Kept inert until a widget is first seen, so that the page opens sooner; the policy names its hash. */
-      const script = make("script");
-      script.textContent = byId("circuitsvis").textContent;
-      document.head.append(script);
-    }
+    library("circuitsvis");
     const place = make("div", { id: `${canvas.parentElement.id}-widget` });
     canvas.append(place);
     window.CircuitsVis.render(place.id, window.CircuitsVis[component], properties);
@@ -51,11 +55,25 @@
     { rootMargin: "250px" },
   );
 
-  /* The numbers under a chart */
+  /* The numbers under a chart: given as rows, or read from the widget's own data */
+  const shown = (value) => String(Number(value.toPrecision(3)));
+  const off = (mask, heads) => heads.filter((_, h) => (mask >> h) & 1).join(", ") || "none";
+  const size = (mask) => mask.toString(2).replaceAll("0", "").length;
+  const rowsOf = {
+    attention: ({ tokens, attention, attentionHeadNames }) => attention.flatMap((pattern, h) =>
+      pattern.map((row, i) => [attentionHeadNames[h], `${i}: ${tokens[i]}`, ...row.map(shown)])),
+    switches: ({ heads, examples }) => examples.flatMap(({ tokens, target, answers }) =>
+      Object.keys(answers).map(Number).sort((a, b) => size(a) - size(b) || a - b).map((mask) => {
+        const [symbol, probability] = answers[mask][0];
+        return [tokens.join(" "), off(mask, heads), symbol, probability === null ? "–" : shown(probability), target];
+      })),
+  };
   function fill(details) {
     const place = details.querySelector(".scroll");
     if (place.firstChild) return;
-    const { columns, numeric, rows, title } = content(details.closest(".chart")).table;
+    const { table, widget } = JSON.parse(details.nextElementSibling.textContent);
+    const { columns, numeric, title } = table;
+    const rows = table.rows || rowsOf[details.closest(".chart").dataset.kind](widget);
     const head = make("tr");
     columns.forEach((name, i) => head.append(make("th", { scope: "col", class: numeric[i] ? "n" : "" }, name || " ")));
     const body = make("tbody");
@@ -107,17 +125,17 @@
       choice.value = String(index);
       buttons.forEach((button, h) => button.setAttribute("aria-pressed", String(Boolean((mask >> h) & 1))));
       tokens.textContent = example.tokens.join(" ");
-      const off = data.heads.filter((_, h) => (mask >> h) & 1);
+      const without = off(mask, data.heads);
       const before = example.answers["0"], after = example.answers[String(mask)];
       answers.replaceChildren();
       if (before) answers.append(list("All heads on", before, example.target, "before"));
-      if (!after) says.textContent = `Without ${off.join(", ")}: not precomputed; switch fewer heads off.`;
+      if (!after) says.textContent = `Without ${without}: not precomputed; switch fewer heads off.`;
       else if (!mask) says.textContent = `All heads on: the model answers ${after[0][0]}; the correct answer is ${example.target}.`;
       else {
-        answers.append(list(`Without ${off.join(", ")}`, after, example.target, "after"));
+        answers.append(list(`Without ${without}`, after, example.target, "after"));
         const now = after[0][0];
         const verb = before && before[0][0] === now ? `still answers ${now}` : `answers ${now}` + (before ? ` instead of ${before[0][0]}` : "");
-        says.textContent = `Without ${off.join(", ")} the model ${verb}; the correct answer is ${example.target}.`;
+        says.textContent = `Without ${without} the model ${verb}; the correct answer is ${example.target}.`;
       }
       if (keep) save();
     }
@@ -127,22 +145,26 @@
 
   /* Which models are shown */
   function arrange() {
-    for (const grid of all(".grid")) {
-      grid.classList.toggle("single", !state.right || state.right === state.left);
-      const filled = new Set();
-      for (const cell of all(".cell", grid)) {
-        const side = cell.dataset.model === state.left ? 1 : cell.dataset.model === state.right ? 2 : 0;
-        cell.hidden = !side;
-        cell.style.gridRow = Number(cell.dataset.row) + 1;
-        cell.style.gridColumn = side || "auto";
-        if (side) filled.add(Number(cell.dataset.row));
-      }
-      for (const head of all(".rowhead", grid)) {
-        head.style.gridRow = Number(head.dataset.row) + 1;
-        head.hidden = !filled.has(Number(head.dataset.row) + 1);
-      }
+    const single = !state.right || state.right === state.left;
+    const side = (element) => element.dataset.model === state.left ? 1 : element.dataset.model === state.right ? 2 : 0;
+    for (const grid of all(".grid")) grid.classList.toggle("single", single);
+    for (const cell of all(".cell")) {
+      cell.hidden = !side(cell);
+      cell.style.order = side(cell);
     }
-    for (const side of ["left", "right"]) if (byId(side)) byId(side).value = state[side];
+    for (const line of all(".compare tr:not(.group)")) {
+      for (const cell of all(".model", line)) cell.hidden = !side(cell);
+      line.append(...all(".model:not([hidden])", line).sort((a, b) => side(a) - side(b)));
+    }
+    for (const head of all(".compare .group th")) head.colSpan = 1 + (single ? 1 : 2);
+    for (const row of all(".row")) row.hidden = !row.querySelector(".cell:not([hidden])");
+    for (const place of ["left", "right"]) if (byId(place)) byId(place).value = state[place];
+    fit();
+  }
+  /* A plot drawn at another width, such as before its neighbour was hidden. */
+  function fit() {
+    for (const canvas of all("[data-kind=plot][data-drawn=yes] .canvas"))
+      if (canvas.checkVisibility() && canvas._fullLayout && Math.abs(canvas._fullLayout.width - canvas.clientWidth) > 1) Plotly.Plots.resize(canvas);
   }
 
   /* State in the address */
@@ -173,12 +195,13 @@
   }
   function go(id) {
     const section = byId(id);
+    if (section.matches("details")) section.open = true;
     section.scrollIntoView();
-    const title = section.querySelector("[tabindex='-1']");
+    const title = section.querySelector("[tabindex='-1'], summary");
     if (title) title.focus({ preventScroll: true });
   }
 
-  all("nav a, .skip").forEach((link) => link.addEventListener("click", (event) => {
+  all("a[href^='#']").forEach((link) => link.addEventListener("click", (event) => {
     event.preventDefault();
     state.at = link.getAttribute("href").slice(1);
     save();
@@ -198,7 +221,23 @@
     go(state.at);
   }));
   all("details.numbers").forEach((details) => details.addEventListener("toggle", () => details.open && fill(details)));
+  all(".row > summary").forEach((summary) => summary.addEventListener("click", () => {
+    const row = summary.parentElement;
+    if (!row.open) state.at = row.id;
+    else if (state.at === row.id) state.at = row.closest("section").id;
+    save();
+  }));
+  all(".row").forEach((row) => row.addEventListener("toggle", fit));
+  all(".all button").forEach((button) => {
+    const opens = button.textContent;
+    button.addEventListener("click", () => {
+      const rows = all(".row", button.closest("section")), open = button.textContent === opens;
+      rows.forEach((row) => { row.open = open; });
+      button.textContent = open ? "Close all" : opens;
+    });
+  });
   window.addEventListener("hashchange", load);
+  window.addEventListener("beforeprint", () => all(".chart").filter((chart) => chart.checkVisibility()).forEach(draw));
 
   /* Where the reader is */
   const links = new Map(all("nav a").map((link) => [link.getAttribute("href").slice(1), link]));
