@@ -386,7 +386,12 @@ def _check_number(who: object, number: Number) -> None:
         all(map(math.isfinite, stated)), who, f"{where} is not finite: use None for the value, with a `note` saying why"
     )
     if number.unit != "exact":
-        _promise(None not in bounds, who, f"{where} has no interval (low, high), and its unit is not 'exact'")
+        says_why = bounds == (None, None) and number.note.strip()
+        _promise(
+            None not in bounds or says_why,
+            who,
+            f"{where} has no interval (low, high), its unit is not 'exact', and no `note` says why",
+        )
         _promise(number.n, who, f"{where} has an interval over {number.unit}s, but not their number n")
     if number.low is not None and number.high is not None:
         _promise(number.low <= number.high, who, f"{where} has an interval from {number.low} to {number.high}")

@@ -263,7 +263,7 @@ def test_a_working_head_loses_answers_and_a_disturbance_of_its_size_does_not() -
     found = SMALL.run(looking_back(1, Agreeing))
     for mode in ("zero", "mean"):
         number = found[f"whole.{mode}.heads-that-cost"]
-        assert (number.value, number.control, number.n, number.unit) == (1, 0, 4, "head")
+        assert (number.value, number.low, number.high, number.control) == (1, 1, 1, 0)
         assert found[f"whole.{mode}.heads-beyond-size"].value == 1
     assert "of 4 heads, each held at its class mean in turn, 1 cost answers" in found.sentence
 
@@ -296,8 +296,9 @@ def test_where_no_head_costs_anything_the_finding_says_so_without_a_number_made_
     assert found["whole.zero.effective-heads"].value is None
     assert found["whole.zero.effective-heads"].note == "no head's removal makes the answer less probable"
     single = found["block0.head2.mean.exact-lost"]
-    assert single.value == 0 and single.low is None
-    assert single.note == "no chain changed; at 95 % fewer than 7.5% do"
+    assert single.value == 0
+    assert single.note == "no chain changed at all"
+    assert single.high == pytest.approx(-float(single.low or 0)) == pytest.approx(1 - 0.025 ** (1 / 40))
     assert found["whole.mean.heads-that-cost"].value == 0
     assert "No head alone loses exact chains" in found.sentence
     dumps({"findings": [found]})

@@ -240,7 +240,7 @@ BROKEN_PROBES: dict[str, tuple[Any, str]] = {
     "one key twice": (returning(numbers=(GOOD, GOOD)), "two numbers have the key \\['a'\\]"),
     "missing without a reason": (number(value=None), "number 'a' is None, and no `note` says why"),
     "not finite": (number(value=float("nan")), "'a' is not finite"),
-    "no interval": (number(low=None), "no interval .* and its unit is not 'exact'"),
+    "no interval": (number(low=None), "no interval .* its unit is not 'exact', and no `note` says why"),
     "no n": (number(n=None), "interval over inputs, but not their number n"),
     "an interval upside down": (number(low=1.0), "an interval from 1.0 to 0.6"),
     "no control": (number(control=None, control_says=""), "no control, and neither"),

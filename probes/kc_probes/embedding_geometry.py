@@ -169,7 +169,7 @@ class EmbeddingGeometry:
         ) -> Number:
             return Number(
                 f"{place.key}.{key}",
-                f"{title} in {place.name}",
+                f"{_capital(place.name)}: {title}",
                 values[of],
                 *place.interval(of),
                 n=None if place.exact else self.chains,
@@ -203,7 +203,7 @@ class EmbeddingGeometry:
         if found.parity is None:
             yield Number(
                 f"{place.key}.parity",
-                f"Parity in {place.name}",
+                f"{_capital(place.name)}: Parity",
                 None,
                 unit="exact" if place.exact else "input",
                 note=f"{len(place.points)} digits, an odd number, have no frequency n/2 and so no parity character",
@@ -369,6 +369,10 @@ def _table(places: Sequence[Place], permutations: int) -> Table:
             f"Roundness: shorter over longer axis of the frequency's ellipse; a circle needs {geometry.ROUND_ENOUGH}."
         ),
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _finite(value: float | Float[np.ndarray, ""]) -> float | None:

@@ -214,6 +214,7 @@ class Measured:
 
     means: Mapping[str, Float[np.ndarray, "weighting ablation"]]
     control: Mapping[str, Float[np.ndarray, "weighting ablation"]]
+    chains: int
     changed: Mapping[str, Bool[np.ndarray, " ablation"]]
 
     @classmethod
@@ -221,28 +222,52 @@ class Measured:
         shares = weights / weights.sum(axis=1, keepdims=True)
         fields = [field.name for field in dataclasses.fields(Costs)]
         means, controls = ({of: shares @ getattr(each, of).T for of in fields} for each in (costs, control))
-        return cls(means, controls, {of: getattr(costs, of).any(axis=1) for of in fields})
+        return cls(means, controls, weights.shape[1], {of: getattr(costs, of).any(axis=1) for of in fields})
 
     def bounds(self, of: str, row: int) -> tuple[float | None, float | None]:
-        """The paired 95 % interval of one ablation's cost; none when no chain changed, for no resample would either."""
-        return interval(self.means[of][:, row]) if self.changed[of][row] else (None, None)
+        """The paired 95 % interval of one ablation's cost.
 
-    def costly(self) -> int:
-        """How many heads there are without which answers are lost: those whose interval lies above 0."""
-        return _above_zero(self.means["answer"])
+        When no chain changed no resample does: then the share of chains that do lies below 1 - 0.025^(1/n) (the exact
+        binomial bound), which bounds what is lost either way; a mean of nats has no such bound and no interval.
+        """
+        if self.changed[of][row]:
+            return interval(self.means[of][:, row])
+        most = 1 - 0.025 ** (1 / self.chains)
+        return (None, None) if of == "nats" else (-most, most)
 
-    def control_costly(self) -> int:
+    def costly(self) -> Count:
+        """How many heads there are without which answers are lost."""
+        return Count.of(self.means["answer"])
+
+    def control_costly(self) -> Count:
         """The same of the control."""
-        return _above_zero(self.control["answer"])
+        return Count.of(self.control["answer"])
 
-    def beyond_size(self) -> int:
+    def beyond_size(self) -> Count:
         """How many heads cost the answer more nats than the disturbance of their size does."""
-        return _above_zero(self.means["nats"] - self.control["nats"])
+        return Count.of(self.means["nats"] - self.control["nats"])
 
 
-def _above_zero(means: Float[np.ndarray, "weighting ablation"]) -> int:
-    """How many heads have a paired 95 % interval above 0."""
-    return int((np.quantile(means[1:, :-1], 0.025, axis=0) > 0).sum())
+@dataclass(frozen=True)
+class Count:
+    """How many heads have a paired 95 % interval above 0, with 95 % bounds on how many truly cost something.
+
+    The bounds ask every head at 95 % over all heads together (Bonferroni): `low` have an interval above 0 even so, and
+    only the rest of those beyond `high` are shown to cost nothing.
+    """
+
+    value: int
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, means: Float[np.ndarray, "weighting ablation"]) -> Count:
+        """From every single head's mean cost under each weighting; the last column, all heads at once, is left out."""
+        single = means[1:, :-1]
+        each = 0.025 / single.shape[1]
+        lower, surely, possibly = np.quantile(single, [0.025, each, 1 - each], axis=0)
+        value = int((lower > 0).sum())
+        return cls(value, int((surely > 0).sum()), max(value, int((possibly > 0).sum())))
 
 
 def effective_number(costs: Float[np.ndarray, "*batch head"]) -> Float[np.ndarray, " *batch"]:
@@ -365,7 +390,7 @@ def _whole_numbers(found: Mapping[Mode, Measured], n: int) -> Iterator[Number]:
                 f"whole.{mode}.largest-{key}",
                 f"Costliest single head {MODES[mode]}: {metric.title}",
                 float(largest[0]),
-                *(interval(largest) if it.changed[metric.of][:-1].any() else (None, None)),
+                *(interval(largest) if it.changed[metric.of][:-1].any() else it.bounds(metric.of, 0)),
                 n=n,
                 control=float(it.control[metric.of][0, :-1].max()),
                 control_says=f"costliest head's part of {_TURNED}",
@@ -375,25 +400,23 @@ def _whole_numbers(found: Mapping[Mode, Measured], n: int) -> Iterator[Number]:
         yield Number(
             f"whole.{mode}.heads-that-cost",
             f"Heads without which answers are lost ({MODES[mode]})",
-            it.costly(),
-            n=len(it.changed["answer"]) - 1,
-            unit="head",
-            control=it.control_costly(),
+            *dataclasses.astuple(it.costly()),
+            n=n,
+            control=it.control_costly().value,
             control_says=f"as many heads' parts of {_TURNED}",
             higher_means="more heads are needed one by one",
-            note="heads whose 95 % interval lies above 0; by chance alone about one in forty would",
+            note="heads whose 95 % interval lies above 0 (by chance alone about one in forty would); the count's "
+            "interval allows for all of them",
         )
-        count = len(it.changed["answer"]) - 1
         yield Number(
             f"whole.{mode}.heads-beyond-size",
             f"Heads that cost more than a disturbance of their size ({MODES[mode]})",
-            it.beyond_size(),
-            n=count,
-            unit="head",
-            control=count / 40,
+            *dataclasses.astuple(it.beyond_size()),
+            n=n,
+            control=(len(it.changed["answer"]) - 1) / 40,
             control_says="what is expected if no head costs more than its disturbance (2.5 % of them)",
             higher_means="more heads are needed for what they write, not for its size",
-            note="heads whose paired 95 % interval lies above 0; the count itself has none",
+            note="heads whose paired 95 % interval lies above 0; the count's interval allows for all of them",
         )
         effective = effective_number(it.means["nats"][:, :-1])
         low, high = interval(effective)
@@ -431,7 +454,7 @@ def _number(it: Measured, key: str, metric: _Metric, row: int, name: str, title:
         control=float(it.control[metric.of][0, row]),
         control_says=_TURNED,
         higher_means=f"without it {metric.higher_means}",
-        note="" if it.changed[metric.of][row] else f"no chain changed; at 95 % fewer than {min(3 / n, 1):.1%} do",
+        note="" if it.changed[metric.of][row] else "no chain changed at all",
     )
 
 
@@ -512,9 +535,9 @@ def _sentence(found: Mapping[Mode, Measured], heads: Heads, items: str, *, learn
     spoken = (
         f"On {len(heads.run.sample)} test items of {items}, of which the model writes "
         f"{heads.run.scores.exact.mean():.1%} exactly: of {len(names)} heads, each held at its class mean in turn, "
-        f"{mean.costly()} cost answers beyond a 95 % interval (a disturbance of the same size: "
-        f"{mean.control_costly()}), and {mean.beyond_size()} cost the answer more nats than their own disturbance. "
-        f"{worst} That a head is needed for these chains does not say what it computes, and "
+        f"{mean.costly().value} cost answers beyond a 95 % interval (a disturbance of the same size: "
+        f"{mean.control_costly().value}), and {mean.beyond_size().value} cost the answer more nats than their own "
+        f"disturbance. {worst} That a head is needed for these chains does not say what it computes, and "
         "one that costs nothing alone may have a stand-in. The intervals are of this one checkpoint."
     )
     if learned is False:
