@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from kc_interp import metrics
 from kc_interp.checkpoint import Checkpoint
@@ -48,16 +50,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of a checkpoint as plain data: `sets` by name, `learned` by component, the criterion and its level.
 
-    `items` questions are drawn for every set but the atoms, which are exhaustive; a question drawn twice (there are few
-    short ones) counts once, so that an interval counts what it should. Raises DataError when no test item exists.
+    `items` questions are drawn for every set but the atoms, which are exhaustive. Raises DataError when there is none.
     """
     sets: dict[str, Any] = {}
     learned: dict[str, bool] = {}
-    for name, says, task, chains in item_sets(checkpoint, items, seed):
-        on_progress(name)
-        sets[name] = {"says": says, **_measure(checkpoint, task, chains)}
-        if name.startswith("test: "):
-            learned[name.removeprefix("test: ")] = sets[name]["metrics"]["exact"]["value"] >= LEVEL
+    for asked in item_sets(checkpoint, items, seed):
+        on_progress(asked.name)
+        sets[asked.name] = _measure(checkpoint, asked)
+        if asked.name.startswith("test: "):
+            exact = sets[asked.name]["metrics"]["exact"]["value"]
+            learned[asked.name.removeprefix("test: ")] = exact >= LEVEL
     if not learned:
         learned["mixture"] = sets["test"]["metrics"]["exact"]["value"] >= LEVEL
     return {
@@ -70,8 +72,31 @@ def evaluate(
     }
 
 
-def item_sets(checkpoint: Checkpoint, items: int, seed: int) -> Iterator[tuple[str, str, Task, Chains]]:
-    """Name, explanation, task and chains of each set. A component's items depend on the split and seed alone."""
+@dataclass(frozen=True)
+class ItemSet:
+    """Distinct questions; `weights` counts how often each was drawn (there are few short ones, and they come often)."""
+
+    name: str
+    says: str
+    task: Task
+    chains: Chains
+    weights: Int[np.ndarray, " item"]
+
+    @classmethod
+    def drawn(cls, name: str, says: str, task: Task, chains: Chains) -> ItemSet:
+        """A sample, with its repetitions counted."""
+        _, first, counts = np.unique(question_hashes(chains, 0), return_index=True, return_counts=True)
+        order = np.argsort(first)
+        return cls(name, says, task, chains.take(first[order]), counts[order])
+
+    @classmethod
+    def exhaustive(cls, name: str, says: str, task: Task, chains: Chains) -> ItemSet:
+        """All there are, each once."""
+        return cls(name, says, task, chains, np.ones(len(chains), dtype=np.int64))
+
+
+def item_sets(checkpoint: Checkpoint, items: int, seed: int) -> Iterator[ItemSet]:
+    """What a checkpoint is asked. The items of a component depend on the split and seed alone, not on the mixture."""
     task = checkpoint.task
     split = Split.of(task, checkpoint.spec.data)
     components = task.components()
@@ -79,37 +104,31 @@ def item_sets(checkpoint: Checkpoint, items: int, seed: int) -> Iterator[tuple[s
     def rng(purpose: str) -> np.random.Generator:
         return np.random.default_rng([4, seed, checkpoint.spec.data.split_seed, zlib.crc32(purpose.encode())])
 
-    chains = _distinct(split.draw(task, items, rng("test"), test=True))
-    yield "test", "unseen questions of the whole mixture, seen steps", task, chains
+    chains = split.draw(task, items, rng("test"), test=True)
+    yield ItemSet.drawn("test", "unseen questions of the whole mixture, seen steps", task, chains)
     for name, part in components.items():
-        chains = _distinct(split.draw(part, items, rng(f"test {name}"), test=True))
-        yield f"test: {name}", f"unseen questions of {name} only, seen steps", part, chains
+        chains = split.draw(part, items, rng(f"test {name}"), test=True)
+        yield ItemSet.drawn(f"test: {name}", f"unseen questions of {name} only, seen steps", part, chains)
     if len(split.orbits):
         for name, part in components.items() or [("mixture", task)]:
             try:
-                chains = _distinct(split.draw(part, items, rng(f"held-out {name}"), test=True, held_out=True))
+                chains = split.draw(part, items, rng(f"held-out {name}"), test=True, held_out=True)
             except DataError:
                 continue  # this component has no step that is held out
-            yield (
-                f"held-out: {name}",
-                f"questions of {name} with a step never seen in any order",
-                part,
-                chains,
-            )
+            says = f"questions of {name} with a step never seen in any order"
+            yield ItemSet.drawn(f"held-out: {name}", says, part, chains)
     for name, part in components.items() or [("mixture", task)]:
         seen, held = split.split_atoms(part)
         if len(seen):
-            yield f"atoms: {name}", f"every single step of {name} that training may hold", part, seen
+            says = f"every single step of {name} that training may hold"
+            yield ItemSet.exhaustive(f"atoms: {name}", says, part, seen)
         if len(held):
-            yield f"atoms held out: {name}", f"every single step of {name} that training never holds", part, held
+            says = f"every single step of {name} that training never holds"
+            yield ItemSet.exhaustive(f"atoms held out: {name}", says, part, held)
 
 
-def _distinct(chains: Chains) -> Chains:
-    _, first = np.unique(question_hashes(chains, 0), return_index=True)
-    return chains.take(np.sort(first))
-
-
-def _measure(checkpoint: Checkpoint, task: Task, chains: Chains) -> dict[str, Any]:
+def _measure(checkpoint: Checkpoint, asked: ItemSet) -> dict[str, Any]:
+    task, chains, weights = asked.task, asked.chains, asked.weights
     items = Items.of(chains, checkpoint.tokens)
     params, spec = checkpoint.stacked, checkpoint.spec.model
     forced = metrics.forced(params, spec, [items])
@@ -132,38 +151,49 @@ def _measure(checkpoint: Checkpoint, task: Task, chains: Chains) -> dict[str, An
     answers = chains.answer_symbols()
     groups = {**task.groups(chains), "length": _binned(chains.lengths)}
     return {
+        "says": asked.says,
         "n": len(chains),
-        "chance": _chance(answers),
+        "drawn": int(weights.sum()),
+        "chance": _chance(answers, weights),
         "metrics": {
-            name: {"mode": DEFINITIONS[name].mode, **_summary(found[name].cpu().numpy())}
+            name: {"mode": DEFINITIONS[name].mode, **_summary(found[name].cpu().numpy(), weights)}
             for name in DEFINITIONS
             if name in found
         },
         "by": {
             group: {
-                str(label): {**_summary(exact[labels == label]), "chance": _chance(answers[labels == label])}
+                str(label): {
+                    **_summary(exact[rows], weights[rows]),
+                    "chance": _chance(answers[rows], weights[rows]),
+                }
                 for label in sorted(set(labels.tolist()))
+                for rows in [labels == label]
             }
             for group, labels in groups.items()
         },
     }
 
 
-def _summary(values: np.ndarray) -> dict[str, float | int]:
-    """Mean with its 95 % interval: Wilson's for shares, normal for means of real numbers."""
-    n = len(values)
-    mean = float(values.mean())
+def _summary(values: np.ndarray, weights: Int[np.ndarray, " item"]) -> dict[str, float | int]:
+    """Weighted mean with its 95 % interval: Wilson's for shares, normal for means of real numbers.
+
+    `n` is the number of distinct items. The interval counts (Σw)² / Σw² of them (Kish 1965): an item that was drawn
+    twice tells no more than once.
+    """
+    effective = float(weights.sum()) ** 2 / float(np.square(weights).sum())
+    mean = float(np.average(values, weights=weights))
     if values.dtype == bool:
-        low, high = wilson(int(values.sum()), n)
+        low, high = wilson(mean * effective, effective)
     else:
-        half = 1.96 * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+        variance = float(np.average(np.square(values - mean), weights=weights))
+        half = 1.96 * math.sqrt(variance / (effective - 1)) if effective > 1 else math.nan
         low, high = mean - half, mean + half
-    return {"value": mean, "n": n, **({"low": low, "high": high} if math.isfinite(low) else {})}
+    return {"value": mean, "n": len(values), **({"low": low, "high": high} if math.isfinite(low) else {})}
 
 
-def _chance(answers: np.ndarray) -> float:
+def _chance(answers: np.ndarray, weights: Int[np.ndarray, " item"]) -> float:
     """The accuracy of always giving the commonest answer."""
-    return float(np.unique(answers, return_counts=True)[1].max() / len(answers))
+    return float(np.bincount(answers, weights).max() / weights.sum())
 
 
 def _binned(lengths: np.ndarray) -> np.ndarray:

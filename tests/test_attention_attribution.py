@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from kc_probes.attention_attribution import (
     measure,
 )
 from tests.cases import CASES, Case
+from tests.toys import SampledSubject, fills_in
 
 FEW = AttentionAttribution(chains=24, resamples=60, permutations=100)
 ONE_STEP: dict[str, Any] = {"operations": ["MAX"], "depth": 1, "max_operands": 3}
@@ -411,6 +412,7 @@ def test_a_model_that_has_not_learned_is_named_as_such() -> None:
     assert found.sentence.startswith("This model has not learned its task, so nothing is claimed")
 
 
+@fills_in
 @dataclass(frozen=True)
 class Marking:
     """A task without lines or reductions: three symbols, a separator, the first of them again, end."""
@@ -440,30 +442,6 @@ class Marking:
         shown = rng.integers(2, 5, (count, 3))
         symbols = np.concatenate([shown, np.ones((count, 1), int), shown[:, :1], np.zeros((count, 1), int)], axis=1)
         return Chains(symbols, np.full(count, 6), np.full(count, 3), np.full(count, 4))
-
-
-# What else a task must have, and this probe does not use.
-for _name in vars(Task):
-    if not _name.startswith("_") and _name not in vars(Marking):
-        setattr(Marking, _name, lambda *_: None)
-
-
-@dataclass(frozen=True)
-class SampledSubject(Subject):
-    """A subject whose task needs neither a split nor an installed name."""
-
-    given: Any = field(default=None)
-
-    @property
-    def task(self) -> Any:
-        return self.given
-
-    @property
-    def tokens(self) -> Tokens:
-        return Tokens.of(self.given)
-
-    def items(self, count: int, purpose: str, component: str | None = None) -> Chains:
-        return self.given.sample(count, self.rng(purpose))
 
 
 def sampled_subject(task: Any) -> SampledSubject:

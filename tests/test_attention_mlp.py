@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from kc_interp.metrics import Items, forced
 from kc_interp.model import parameters
 from kc_interp.probe import Subject
 from kc_interp.spec import ModelSpec, RunSpec, TaskSpec
-from kc_interp.tasks.task import Chains, Task
-from kc_interp.tokens import Tokens
+from kc_interp.tasks.task import Chains
 from kc_probes.ablation import Intact, Sample, rotation
 from kc_probes.attention_mlp import PARTS, AttentionMlp, Moments
+from tests.toys import SampledSubject, fills_in
 
 LISTOPS = TaskSpec("listops", {"operations": ["MAX", "SUM"], "depth": 2, "max_operands": 3})
 SMALL = AttentionMlp(chains=48, resamples=50)
@@ -41,6 +41,7 @@ def listops(model: ModelSpec, *, seed: int = 0, learned: bool | None = True, noi
 # A task of one question digit whose chain is one more digit and the end
 
 
+@fills_in
 @dataclass(frozen=True)
 class Digits:
     """`length` random digits, then the answer: a function of the digits; then end. No separator, no lines."""
@@ -69,29 +70,6 @@ class Digits:
         answers = self.answer(shown)[:, None]
         symbols = np.concatenate([1 + shown, 1 + answers, np.zeros_like(answers)], axis=1)
         return Chains(symbols, *(np.full(count, self.length + more) for more in (2, 0, 0)))
-
-
-for _name in Task.__protocol_attrs__ if hasattr(Task, "__protocol_attrs__") else vars(Task):
-    if not _name.startswith("_") and _name not in vars(Digits):
-        setattr(Digits, _name, lambda *_: None)
-
-
-@dataclass(frozen=True)
-class SampledSubject(Subject):
-    """A subject whose task needs neither a split nor an installed name."""
-
-    given: Any = field(default=None)
-
-    @property
-    def task(self) -> Any:
-        return self.given
-
-    @property
-    def tokens(self) -> Tokens:
-        return Tokens.of(self.given)
-
-    def items(self, count: int, purpose: str, component: str | None = None) -> Chains:
-        return self.given.sample(count, self.rng(purpose))
 
 
 def silent(model: ModelSpec, d_vocab: int, n_ctx: int) -> parameters.Parameters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -259,3 +260,59 @@ def test_list_names_what_is_installed_and_whose_it_is(tmp_path: Path) -> None:
     listed = json.loads(run("list", "--json", cwd=tmp_path).stdout)
     assert {p["name"] for p in listed["probes"]} >= {"activation-patching", "embedding-geometry"}
     assert {p["distribution"] for p in listed["tasks"]} == {"kc-interp"}
+
+
+def test_a_full_disk_is_one_message_and_leaves_no_half_file(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("kc_interp.files.os.fsync", full)
+    done = run(
+        "probe",
+        "--model",
+        str(runs / "runs" / "sum"),
+        "--only",
+        "embedding-geometry",
+        "--out",
+        "r",
+        cwd=tmp_path,
+        check=1,
+    )
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_ctrl_c_while_probing_keeps_the_findings_made_so_far(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kc_probes.head_ablation import HeadAblation
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HeadAblation, "run", interrupted)
+    done = run(
+        "probe", "--model", "runs/sum", "--only", "embedding-geometry", "--only", "head-ablation", "--out", "cut",
+        cwd=runs, check=130,
+    )  # fmt: skip
+    assert "report: cut/report.html" in done.stdout
+    found = json.loads((runs / "cut" / "findings.json").read_text())
+    assert [finding["probe"] for finding in found["findings"]["sum"]] == ["embedding-geometry"]
+    assert "This report is incomplete: probing was interrupted." in found["notes"]
+
+
+def test_a_probe_that_fails_says_so_and_the_others_still_run(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kc_probes.head_ablation import HeadAblation
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("heads")
+
+    monkeypatch.setattr(HeadAblation, "run", broken)
+    done = run(
+        "probe", "--model", "runs/sum", "--only", "head-ablation", "--only", "embedding-geometry", "--out", "one",
+        cwd=runs,
+    )  # fmt: skip
+    assert "failed: head-ablation on sum: ZeroDivisionError: heads" in done.stdout
+    found = json.loads((runs / "one" / "findings.json").read_text())
+    assert [finding["status"] for finding in found["findings"]["sum"]] == ["failed", "unlearned"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,12 @@ from kc_interp.checkpoint import Checkpoint
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import dumps
 from kc_interp.model import parameters
-from kc_interp.probe import Subject
 from kc_interp.spec import ModelSpec, RunSpec
-from kc_interp.tasks.task import Chains, Task
-from kc_interp.tokens import Tokens
+from kc_interp.tasks.task import Chains
 from kc_probes import number_geometry as geometry
 from kc_probes.digit_means import DigitFit
 from kc_probes.embedding_geometry import EmbeddingGeometry
+from tests.toys import SampledSubject, fills_in
 
 D_MODEL = 16
 
@@ -266,6 +265,7 @@ def test_digits_that_cannot_be_told_from_their_positions_are_refused() -> None:
 # The probe
 
 
+@fills_in
 @dataclass(frozen=True)
 class Copying:
     """A task as the probe sees it: three digits, a separator, the first of them again, end."""
@@ -283,30 +283,6 @@ class Copying:
         ends = np.full((count, 1), self.classes.index("separator")), np.full((count, 1), self.classes.index("end"))
         symbols = np.concatenate([shown, ends[0], shown[:, :1], ends[1]], axis=1)
         return Chains(symbols, np.full(count, 6), np.full(count, 3), np.full(count, 4))
-
-
-# What else a task must have, and a probe of digits does not use.
-for _name in Task.__protocol_attrs__ if hasattr(Task, "__protocol_attrs__") else vars(Task):
-    if not _name.startswith("_") and _name not in ("symbols", "classes") and _name not in vars(Copying):
-        setattr(Copying, _name, lambda *_: None)
-
-
-@dataclass(frozen=True)
-class SampledSubject(Subject):
-    """A subject whose task needs neither a split nor an installed name."""
-
-    given: Any = field(default=None)
-
-    @property
-    def task(self) -> Any:
-        return self.given
-
-    @property
-    def tokens(self) -> Tokens:
-        return Tokens.of(self.given)
-
-    def items(self, count: int, purpose: str, component: str | None = None) -> Chains:
-        return self.given.sample(count, self.rng(purpose))
 
 
 def subject(

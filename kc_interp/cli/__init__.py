@@ -52,7 +52,7 @@ def main() -> None:
     """The entry point of the console script and of `python -m kc_interp`."""
     # Threads that wait by spinning make training ten times slower as soon as another program wants a core, and gain
     # little on a quiet machine. torch's OpenMP reads this once, when it is imported; a user's own setting stands.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except KCInterpError as error:

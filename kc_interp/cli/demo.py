@@ -27,7 +27,7 @@ def demo(
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> None:
-    """Train SUM alone and MAX+MED+SUM from two initialisations, two seeds each; probe what learned; write one report.
+    """Train SUM alone and MAX+MED+SUM from two initialisations, two seeds each; probe them; write one report.
 
     Some minutes on two CPU cores. Interrupted, the same command goes on where it stopped.
     """
@@ -71,12 +71,11 @@ def demo(
             found.save(out / name / FILE_NAME)
             models.append(assembly.Model(name, found))
     skill = assembly.skill_of(models)
-    learned = [model for model in models if model.learned(skill)]
     findings: dict[str, tuple[Finding, ...]] = {}
     after_measuring = time.perf_counter()
     interrupted = False
     try:
-        probing.run(output, probing.chosen_probes([], []), learned, skill, findings, seed=0)
+        probing.run(output, probing.chosen_probes([], []), models, skill, findings, seed=0)
     except KeyboardInterrupt:
         interrupted = True
     compared, notes = assembly.comparisons(sides[0], sides[1], findings, skill)
@@ -93,8 +92,9 @@ def demo(
         compared=compared,
         notes=(
             *notes,
-            f"Only models that learned {skill} were probed. Two seeds an arm are few: intervals over seeds are wide, "
-            "and what one size and one number of steps show need not hold at another.",
+            f"Models that did not learn {skill} were probed too: they are marked, and left out of every mean.",
+            "Two seeds an arm are few: intervals over seeds are wide, and what one size and one number of steps show "
+            "need not hold at another.",
             *(["This report is incomplete: probing was interrupted."] if interrupted else []),
         ),
         provenance={**probing.command(0), "seconds": {name: round(value, 1) for name, value in seconds.items()}},
