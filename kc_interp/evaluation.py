@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool
 
 from kc_interp import metrics
 from kc_interp.checkpoint import Checkpoint
@@ -26,8 +26,8 @@ from kc_interp.metrics import DEFINITIONS, Items
 from kc_interp.statistics import wilson
 from kc_interp.tasks.task import Chains, Task
 
-LEVEL = 0.9
-"""From here on a component counts as learned."""
+LEVEL = 0.8
+"""From here on a component counts as learned: four chains in five, each of some 25 symbols, without one mistake."""
 
 ITEMS = 1_000
 _BIN = 10
@@ -35,9 +35,10 @@ _BIN = 10
 
 def criterion(component: str | None) -> str:
     """*Learned* in words; the level is `LEVEL`."""
-    of = f"test questions of {component} only" if component else "test questions of its task"
+    of = f"questions of {component} only" if component else "questions of its task"
     return (
-        f"{DEFINITIONS['exact'].says}, on {of}, none of which was trained on or holds a held-out step (free-running)."
+        f"{DEFINITIONS['exact'].says}, on distinct test {of}, none of which was trained on or holds a held-out step "
+        "(free-running)."
     )
 
 
@@ -50,7 +51,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of a checkpoint as plain data: `sets` by name, `learned` by component, the criterion and its level.
 
-    `items` questions are drawn for every set but the atoms, which are exhaustive. Raises DataError when there is none.
+    `items` questions are drawn for every set but the atoms, which are exhaustive; repetitions are left out. Raises
+    DataError when there is none.
     """
     sets: dict[str, Any] = {}
     learned: dict[str, bool] = {}
@@ -74,25 +76,19 @@ def evaluate(
 
 @dataclass(frozen=True)
 class ItemSet:
-    """Distinct questions; `weights` counts how often each was drawn (there are few short ones, and they come often)."""
+    """Distinct questions under a name, with the task that works them out."""
 
     name: str
     says: str
     task: Task
     chains: Chains
-    weights: Int[np.ndarray, " item"]
 
     @classmethod
     def drawn(cls, name: str, says: str, task: Task, chains: Chains) -> ItemSet:
-        """A sample, with its repetitions counted."""
-        _, first, counts = np.unique(question_hashes(chains, 0), return_index=True, return_counts=True)
-        order = np.argsort(first)
-        return cls(name, says, task, chains.take(first[order]), counts[order])
-
-    @classmethod
-    def exhaustive(cls, name: str, says: str, task: Task, chains: Chains) -> ItemSet:
-        """All there are, each once."""
-        return cls(name, says, task, chains, np.ones(len(chains), dtype=np.int64))
+        """A sample without its repetitions: a hundred pairs hold five test items, and drawn often they would be all
+        that a mean speaks of and tell no more than five."""
+        _, first = np.unique(question_hashes(chains, 0), return_index=True)
+        return cls(name, says, task, chains.take(np.sort(first)))
 
 
 def item_sets(checkpoint: Checkpoint, items: int, seed: int) -> Iterator[ItemSet]:
@@ -105,10 +101,10 @@ def item_sets(checkpoint: Checkpoint, items: int, seed: int) -> Iterator[ItemSet
         return np.random.default_rng([4, seed, checkpoint.spec.data.split_seed, zlib.crc32(purpose.encode())])
 
     chains = split.draw(task, items, rng("test"), test=True)
-    yield ItemSet.drawn("test", "unseen questions of the whole mixture, seen steps", task, chains)
+    yield ItemSet.drawn("test", "distinct unseen questions of the whole mixture, seen steps", task, chains)
     for name, part in components.items():
         chains = split.draw(part, items, rng(f"test {name}"), test=True)
-        yield ItemSet.drawn(f"test: {name}", f"unseen questions of {name} only, seen steps", part, chains)
+        yield ItemSet.drawn(f"test: {name}", f"distinct unseen questions of {name} only, seen steps", part, chains)
     if len(split.orbits):
         for name, part in components.items() or [("mixture", task)]:
             try:
@@ -121,50 +117,43 @@ def item_sets(checkpoint: Checkpoint, items: int, seed: int) -> Iterator[ItemSet
         seen, held = split.split_atoms(part)
         if len(seen):
             says = f"every single step of {name} that training may hold"
-            yield ItemSet.exhaustive(f"atoms: {name}", says, part, seen)
+            yield ItemSet(f"atoms: {name}", says, part, seen)
         if len(held):
             says = f"every single step of {name} that training never holds"
-            yield ItemSet.exhaustive(f"atoms held out: {name}", says, part, held)
+            yield ItemSet(f"atoms held out: {name}", says, part, held)
 
 
 def _measure(checkpoint: Checkpoint, asked: ItemSet) -> dict[str, Any]:
-    task, chains, weights = asked.task, asked.chains, asked.weights
+    task, chains = asked.task, asked.chains
     items = Items.of(chains, checkpoint.tokens)
     params, spec = checkpoint.stacked, checkpoint.spec.model
     forced = metrics.forced(params, spec, [items])
-    decoded = metrics.decode(params, spec, items)
-    equals = checkpoint.tokens.classes.index("equals") if "equals" in checkpoint.tokens.classes else None
-    separated = not any(used and kind == "separator" for used, kind in zip(task.used, task.classes, strict=True))
     found: dict[str, torch.Tensor] = {
         "exact": forced.exact[0],
         "exact_expected": forced.exact_expected[0],
-        "final": metrics.final_answers(decoded, items) == items.targets,
         "answer": forced.answer[0],
         "answer_nats": forced.answer_nats[0],
         "answer_brier": forced.answer_brier[0],
         "chain_nats": forced.chain_nats[0],
     }
-    if equals is not None:
-        said = metrics.papers_answers(decoded, items, equals, separated_by_equals=separated)
-        found["paper"] = said == items.targets
+    found |= _lenient(checkpoint, task, items, found["exact"].cpu())
     exact = found["exact"].cpu().numpy()
     answers = chains.answer_symbols()
     groups = {**task.groups(chains), "length": _binned(chains.lengths)}
     return {
         "says": asked.says,
         "n": len(chains),
-        "drawn": int(weights.sum()),
-        "chance": _chance(answers, weights),
+        "chance": chance(answers),
         "metrics": {
-            name: {"mode": DEFINITIONS[name].mode, **_summary(found[name].cpu().numpy(), weights)}
+            name: {"mode": DEFINITIONS[name].mode, **summary(found[name].cpu().numpy())}
             for name in DEFINITIONS
             if name in found
         },
         "by": {
             group: {
                 str(label): {
-                    **_summary(exact[rows], weights[rows]),
-                    "chance": _chance(answers[rows], weights[rows]),
+                    **summary(exact[rows]),
+                    "chance": chance(answers[rows]),
                 }
                 for label in sorted(set(labels.tolist()))
                 for rows in [labels == label]
@@ -174,26 +163,42 @@ def _measure(checkpoint: Checkpoint, asked: ItemSet) -> dict[str, Any]:
     }
 
 
-def _summary(values: np.ndarray, weights: Int[np.ndarray, " item"]) -> dict[str, float | int]:
-    """Weighted mean with its 95 % interval: Wilson's for shares, normal for means of real numbers.
+def _lenient(
+    checkpoint: Checkpoint, task: Task, items: Items, exact: Bool[torch.Tensor, " item"]
+) -> dict[str, Bool[torch.Tensor, " item"]]:
+    """The metrics that look at what was written: only chains that are not exact need to be decoded."""
+    failed = torch.nonzero(~exact)[:, 0]
+    found = {"final": exact.clone()}
+    if "equals" in checkpoint.tokens.classes:
+        found["paper"] = exact.clone()
+    if not len(failed):
+        return found
+    rest = items.take(failed)
+    decoded = metrics.decode(checkpoint.stacked, checkpoint.spec.model, rest)
+    found["final"][failed] = metrics.final_answers(decoded, rest) == rest.targets
+    if "paper" in found:
+        separated = not any(used and kind == "separator" for used, kind in zip(task.used, task.classes, strict=True))
+        equals = checkpoint.tokens.classes.index("equals")
+        said = metrics.papers_answers(decoded, rest, equals, separated_by_equals=separated)
+        found["paper"][failed] = said == rest.targets
+    return found
 
-    `n` is the number of distinct items. The interval counts (Σw)² / Σw² of them (Kish 1965): an item that was drawn
-    twice tells no more than once.
-    """
-    effective = float(weights.sum()) ** 2 / float(np.square(weights).sum())
-    mean = float(np.average(values, weights=weights))
+
+def summary(values: np.ndarray) -> dict[str, float | int]:
+    """Mean with its 95 % interval: Wilson's for shares, normal for means of real numbers."""
+    n = len(values)
+    mean = float(values.mean())
     if values.dtype == bool:
-        low, high = wilson(mean * effective, effective)
+        low, high = wilson(int(values.sum()), n)
     else:
-        variance = float(np.average(np.square(values - mean), weights=weights))
-        half = 1.96 * math.sqrt(variance / (effective - 1)) if effective > 1 else math.nan
+        half = 1.96 * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
         low, high = mean - half, mean + half
-    return {"value": mean, "n": len(values), **({"low": low, "high": high} if math.isfinite(low) else {})}
+    return {"value": mean, "n": n, **({"low": low, "high": high} if math.isfinite(low) else {})}
 
 
-def _chance(answers: np.ndarray, weights: Int[np.ndarray, " item"]) -> float:
+def chance(answers: np.ndarray) -> float:
     """The accuracy of always giving the commonest answer."""
-    return float(np.bincount(answers, weights).max() / weights.sum())
+    return float(np.unique(answers, return_counts=True)[1].max() / len(answers))
 
 
 def _binned(lengths: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ from kc_interp.spec import DataSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 OPERATIONS = ["MAX", "MED", "SUM"]
 
 QUICK = RunSpec(
-    task=TaskSpec("listops", {"operations": OPERATIONS, "depth": 2, "max_operands": 3, "p_operation": 0.25}),
+    task=TaskSpec("listops", {"operations": OPERATIONS, "depth": 2, "max_operands": 3}),
     model=ModelSpec(d_model=48, n_layers=2, n_heads=4, act="gelu", init="wide"),
-    train=TrainSpec(steps=9_000, batch_size=32, lr=6e-3, schedule="onecycle", loss="completion"),
+    train=TrainSpec(steps=8_000, batch_size=32, lr=4e-3, schedule="onecycle", loss="completion"),
 )
 """A minute or two on a CPU, from the wide initialisation, so that what a newcomer trains is usually learned."""
 

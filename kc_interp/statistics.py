@@ -6,18 +6,18 @@ import math
 from statistics import NormalDist
 
 
-def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """The score interval of a proportion (Wilson 1927), which stays inside [0, 1] and is never empty.
 
-    Both may be fractions: an effective number of weighted trials. Raises ValueError unless n is at least 1.
+    Raises ValueError unless n is at least 1.
 
     >>> [round(bound, 3) for bound in wilson(10, 10)]
     [0.722, 1.0]
     """
-    if n < 1 or not 0 <= successes <= n * (1 + 1e-12):
+    if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share = min(successes / n, 1.0)
+    share = successes / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n

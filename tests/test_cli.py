@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +111,7 @@ def test_a_trained_run_opens_from_any_folder(runs: Path, tmp_path: Path) -> None
         "atoms: SUM",
         "held-out: SUM",
         "arity",
-        "learned from 90 %",
+        "learned from 80 %",
     ):
         assert word in shown
 
@@ -316,3 +318,15 @@ def test_a_probe_that_fails_says_so_and_the_others_still_run(runs: Path, monkeyp
     assert "failed: head-ablation on sum: ZeroDivisionError: heads" in done.stdout
     found = json.loads((runs / "one" / "findings.json").read_text())
     assert [finding["status"] for finding in found["findings"]["sum"]] == ["failed", "unlearned"]
+
+
+def test_the_readmes_python_opens_a_run_in_transformer_lens(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [block] = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(block.strip().splitlines()) == 3
+    monkeypatch.chdir(runs)
+    seen: dict[str, Any] = {}
+    exec(block.replace("[SUM 1 [SUM 4 3]]", "[SUM 1 3]"), seen)  # the test's run has four numbers and no nesting
+    model = kc_interp.load("runs/sum").hooked()
+    assert type(model).__name__ == "HookedTransformer"
+    assert seen["logits"].shape[-1] == model.cfg.d_vocab
+    assert "blocks.1.attn.hook_pattern" in seen["cache"]

@@ -51,3 +51,28 @@ def test_the_page_on_writing_probes_works_as_written(tmp_path: Path, monkeypatch
 def test_the_files_that_the_page_points_to_exist() -> None:
     for target in re.findall(r"\]\((?!http)(.*?)\)", PAGE.read_text(encoding="utf-8")):
         assert (PAGE.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    for target in re.findall(r"\]\((?!http)(.*?)\)", (ROOT / page).read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_examples_in_docstrings_give_what_they_say() -> None:
+    import doctest
+    import pkgutil
+
+    import kc_interp
+    import kc_probes
+
+    attempted = 0
+    for package in (kc_interp, kc_probes):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith("__main__"):
+                result = doctest.testmod(
+                    importlib.import_module(found.name), optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+                )
+                assert not result.failed, found.name
+                attempted += result.attempted
+    assert attempted >= 10

@@ -78,7 +78,9 @@ def demo(
         probing.run(output, probing.chosen_probes([], []), models, skill, findings, seed=0)
     except KeyboardInterrupt:
         interrupted = True
-    compared, notes = assembly.comparisons(sides[0], sides[1], findings, skill)
+    alone = [model for model in models if model.arm.endswith("alone")]
+    jointly = [model for model in models if model not in alone]
+    compared, notes = assembly.comparisons(alone, jointly, findings, skill)
     seconds = {
         "training": after_training - began,
         "measuring": after_measuring - after_training,

@@ -397,10 +397,13 @@ def _whole_numbers(found: Mapping[Mode, Measured], n: int) -> Iterator[Number]:
                 higher_means=f"with one head off {metric.higher_means}",
                 note="a best of many, and so is the control",
             )
+        costly, beyond = it.costly(), it.beyond_size()
         yield Number(
             f"whole.{mode}.heads-that-cost",
             f"Heads without which answers are lost ({MODES[mode]})",
-            *dataclasses.astuple(it.costly()),
+            costly.value,
+            costly.low,
+            costly.high,
             n=n,
             control=it.control_costly().value,
             control_says=f"as many heads' parts of {_TURNED}",
@@ -411,7 +414,9 @@ def _whole_numbers(found: Mapping[Mode, Measured], n: int) -> Iterator[Number]:
         yield Number(
             f"whole.{mode}.heads-beyond-size",
             f"Heads that cost more than a disturbance of their size ({MODES[mode]})",
-            *dataclasses.astuple(it.beyond_size()),
+            beyond.value,
+            beyond.low,
+            beyond.high,
             n=n,
             control=(len(it.changed["answer"]) - 1) / 40,
             control_says="what is expected if no head costs more than its disturbance (2.5 % of them)",
