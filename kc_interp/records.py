@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -107,8 +108,11 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         text = str(error)
-        if "disk is full" in text or "disk I/O" in text or isinstance(error, OSError):
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if full or "disk is full" in text or "disk I/O" in text:
             reason = f"cannot be written ({text}); free some space: all ensembles stored before are kept"
+        elif isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
+            reason = f"cannot be opened or written ({text}); choose another --store"
         elif "locked" in text:
             reason = "is being written by another process at this moment; try again"
         elif "not a database" in text or "malformed" in text:
@@ -155,7 +159,9 @@ class Store:
             )
         tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if version == 0 and tables:
-            raise StoreError(f"{self.path}: an SQLite database, but not one that kc-interp made; choose another --store")
+            raise StoreError(
+                f"{self.path}: an SQLite database, but not one that kc-interp made; choose another --store"
+            )
         if self._lock is None:
             if version < len(MIGRATIONS):
                 raise StoreError(
@@ -163,6 +169,7 @@ class Store:
                 )
             self._connection.execute("PRAGMA query_only = 1")
             return
+        self._connection.execute("PRAGMA foreign_keys = 1")
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")  # what was reported as stored survives a power cut
         for number in range(version, len(MIGRATIONS)):
@@ -180,7 +187,9 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -225,7 +234,9 @@ class Store:
             return None
         aside = next(name for number in range(1, len(known) + 2) if (name := f"{study}.{number}") not in known)
         with _explained(self.path), self._transaction():
-            self._connection.execute("INSERT INTO studies SELECT ?, settings FROM studies WHERE name = ?", (aside, study))
+            self._connection.execute(
+                "INSERT INTO studies SELECT ?, settings FROM studies WHERE name = ?", (aside, study)
+            )
             self._connection.execute("UPDATE records SET study = ? WHERE study = ?", (aside, study))
             self._connection.execute("DELETE FROM studies WHERE name = ?", (study,))
         return aside
@@ -283,7 +294,12 @@ class Store:
             return {key for (key,) in self._connection.execute("SELECT key FROM records WHERE study = ?", (study,))}
 
     def records(
-        self, study: str | None = None, *, arm: str | None = None, keys: Iterable[str] | None = None, curves: bool = False
+        self,
+        study: str | None = None,
+        *,
+        arm: str | None = None,
+        keys: Iterable[str] | None = None,
+        curves: bool = False,
     ) -> list[Record]:
         """Records by study, arm, width and seed; of one study, one arm or these keys only.
 
@@ -317,7 +333,7 @@ class Store:
         """By arm and width: how many runs there are, how many learned, and of how many that could be said."""
         with _explained(self.path):
             rows = self._connection.execute(
-                "SELECT arm, d_model, count(*), sum(learned), count(learned) FROM records WHERE study = ? "
+                "SELECT arm, d_model, count(*), coalesce(sum(learned), 0), count(learned) FROM records WHERE study = ? "
                 "GROUP BY arm, d_model ORDER BY arm, d_model",
                 (study,),
             ).fetchall()
@@ -355,7 +371,7 @@ class Store:
 
 def _take_lock(path: Path) -> sqlite3.Connection:
     """Hold SQLite's own lock on a second file, which the system gives back however this process ends."""
-    lock = sqlite3.connect(f"{path}.lock", isolation_level=None, timeout=0)
+    lock = sqlite3.connect(f"{path}.lock", isolation_level=None, timeout=0.5)
     try:
         lock.execute("BEGIN IMMEDIATE")
         lock.execute("CREATE TABLE IF NOT EXISTS writer (pid INTEGER)")
@@ -396,7 +412,9 @@ def read_lines(text: str, *, where: str = "import") -> tuple[dict[str, dict[str,
             record = Record(**_as_tuples(data))
             key = run_key(record.spec, record.stages, record.start)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"{where}: line {number} is no record of ours ({type(error).__name__}: {error})") from error
+            raise StoreError(
+                f"{where}: line {number} is no record of ours ({type(error).__name__}: {error})"
+            ) from error
         if key != record.key:
             raise StoreError(f"{where}: line {number} has the key {record.key}, but its settings give {key}")
         records.append(record)
