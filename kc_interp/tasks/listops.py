@@ -102,8 +102,8 @@ class ListOps:
             "NADD": f"NADD adds and subtracts in turn, modulo {self.modulus}",
         }
         return (
-            f"Each question nests operations over the numbers 0 to {self.modulus - 1}. The model writes how it works out: "
-            "one reduction a line, the innermost first, and after the last '=' the answer. "
+            f"Each question nests operations over the numbers 0 to {self.modulus - 1}. The model writes how it works "
+            "out: one reduction a line, the innermost first, and after the last '=' the answer. "
             + "; ".join(means[name] for name in self.operations)
             + "."
         )
