@@ -1,0 +1,246 @@
+"""What one worker does with one ensemble: train its stages, measure, probe, and give back bytes.
+
+A stage begins with the weights that the stage before it ended with, an arm that starts from another with that arm's;
+AdamW's moments, the learning rate's schedule and the order of the data begin anew. Between vocabularies the symbols
+that both have keep their rows; the others are fresh.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+
+from kc_interp import checkpoint, evaluation, metrics, plugins
+from kc_interp.checkpoint import Checkpoint
+from kc_interp.errors import CheckpointError
+from kc_interp.finding import to_plain
+from kc_interp.model import parameters
+from kc_interp.model.device import torch_device
+from kc_interp.probe import Subject
+from kc_interp.probing import run_probes
+from kc_interp.scaling.study import Criterion, Ensemble, Run
+from kc_interp.spec import RunSpec
+from kc_interp.train import Ensemble as Training
+from kc_interp.train import Progress, train
+
+_KEY = "kc_interp"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One ensemble with everything needed to work on it: the same in a process next door and on another machine.
+
+    `starts`: checkpoint files by the key of the run from whose weights a member begins. `states`: a folder in which
+    training keeps its state, so that it goes on after a kill; None where the worker may not see the driver's disk.
+    """
+
+    ensemble: Ensemble
+    criterion: Criterion
+    items: int = 1_000
+    probes: tuple[str, ...] = ()
+    starts: Mapping[str, bytes] = field(default_factory=dict)
+    states: str | None = None
+    device: str = "cpu"
+    threads: int | None = None
+
+
+def work(job: Job, on_progress: Callable[[int], None] = lambda step: None) -> bytes:
+    """Train, measure and probe an ensemble. The answer is for `unpack`: no pickle, so that it can be checked and kept.
+
+    `on_progress` gets the number of steps done, over all stages.
+    """
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    runs = job.ensemble.runs
+    trained: list[Checkpoint | None] = [_opened(job.starts[run.start]) if run.start else None for run in runs]
+    curves: list[list[dict[str, Any]]] = [[] for _ in runs]
+    before, seconds = 0, 0.0
+    for stage in range(len(runs[0].stages)):
+        specs = [run.stages[stage] for run in runs]
+        state = None if job.states is None else Path(job.states) / f"{job.ensemble.key}.{stage}.safetensors"
+
+        def show(progress: Progress, done: int = before) -> None:
+            on_progress(done + progress.step)
+
+        finished = _stage(specs, trained, state, job.device, show)
+        for curve, one in zip(curves, finished, strict=True):
+            several = {"stage": stage} if len(runs[0].stages) > 1 else {}
+            curve += [{**_short(point), **several, "step": before + point["step"]} for point in one.training["curve"]]
+        before += specs[0].train.steps
+        seconds += finished[0].training["wall_seconds"]
+        trained = [*finished]
+    measured = [measure(one, job.items) for one in finished]
+    answers = [
+        {
+            "key": run.key,
+            "parameters": one.parameter_count,
+            "metrics": found,
+            "learned": job.criterion.verdict(found),
+            "curve": curve,
+            "findings": _findings(job.probes, run, one, job.criterion.verdict(found)),
+        }
+        for run, one, found, curve in zip(runs, finished, measured, curves, strict=True)
+    ]
+    shared = {
+        "wall_seconds": seconds / len(runs),
+        "provenance": {**finished[0].provenance, "commit": commit(), "members": len(runs)},
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    blobs = {run.key: np.frombuffer(_bytes(one), dtype=np.uint8) for run, one in zip(runs, finished, strict=True)}
+    return safetensors.numpy.save(blobs, {_KEY: json.dumps(to_plain({"runs": answers, **shared}), allow_nan=False)})
+
+
+def _short(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of a learning curve to the six decimals that it can be read to: half the bytes."""
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in point.items()}
+
+
+def unpack(answer: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What `work` found (facts as plain data) and the checkpoint file of each run by its key."""
+    size = int.from_bytes(answer[:8], "little")
+    facts = json.loads(json.loads(answer[8 : 8 + size])["__metadata__"][_KEY])
+    return facts, {key: blob.tobytes() for key, blob in safetensors.numpy.load(answer).items()}
+
+
+def states_of(folder: Path, ensemble: Ensemble) -> list[Path]:
+    """The state files that training an ensemble leaves in a folder."""
+    return sorted(folder.glob(f"{ensemble.key}.*.safetensors"))
+
+
+def _stage(
+    specs: Sequence[RunSpec],
+    starts: Sequence[Checkpoint | None],
+    state: Path | None,
+    device: str,
+    on_progress: Callable[[Progress], None],
+) -> list[Checkpoint]:
+    """Train one stage, from a state that an earlier try left, from other weights, or from the beginning."""
+    with tempfile.TemporaryDirectory() as scratch:
+        where = torch_device(device)
+        path = state if state is not None else Path(scratch) / "state.safetensors"
+        if path.exists():
+            try:
+                return train(specs, state_path=path, device=where, resume=True, on_progress=on_progress)
+            except CheckpointError:  # of another version, or damaged: what it saved is only time
+                path.unlink()
+        if any(start is not None for start in starts):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(warm_state(specs, starts, where))
+        return train(
+            specs,
+            state_path=path if state is not None or path.exists() else None,
+            device=where,
+            resume=True,
+            on_progress=on_progress,
+        )
+
+
+def warm_state(specs: Sequence[RunSpec], starts: Sequence[Checkpoint | None], device: torch.device) -> bytes:
+    """The state of an ensemble that has made no step yet and holds other runs' weights, for `train(resume=True)`."""
+    ensemble = Training(specs, device)
+    for run, start in enumerate(starts):
+        if start is None:
+            continue
+        member = ensemble.members[run]
+        fresh = ensemble.member_params(run)
+        taken = transplanted(start, fresh, symbols=member.tokens.symbols)
+        for name, value in taken.items():
+            with torch.no_grad():
+                ensemble.params[name][run][tuple(slice(size) for size in value.shape)].copy_(value)
+    return ensemble.state()
+
+
+def transplanted(
+    start: Checkpoint, fresh: Mapping[str, torch.Tensor], *, symbols: Sequence[str]
+) -> parameters.Parameters:
+    """`fresh` parameters of a model with these `symbols`, overwritten with what a trained one shares with it.
+
+    Rows of the embedding and columns of the unembedding follow their symbol, positions their place. Raises
+    CheckpointError when the two differ in more than vocabulary and context.
+    """
+    here = {symbol: index for index, symbol in enumerate(symbols)}
+    pairs = [(there, here[symbol]) for there, symbol in enumerate(start.tokens.symbols) if symbol in here]
+    theirs, ours = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    made = {}
+    for name, value in fresh.items():
+        source, value = start.params[name], value.clone()
+        if name == "embed.W_E":
+            value[ours] = source[theirs].to(value)
+        elif name in ("unembed.W_U", "unembed.b_U"):
+            value[..., ours] = source[..., theirs].to(value)
+        elif name == "pos_embed.W_pos":
+            both = min(len(value), len(source))
+            value[:both] = source[:both].to(value)
+        elif value.shape != source.shape:
+            raise CheckpointError(
+                f"weights to start from: {name} has shape {tuple(source.shape)}, expected {tuple(value.shape)}"
+            )
+        else:
+            value.copy_(source)
+        made[name] = value
+    return made
+
+
+def measure(one: Checkpoint, items: int) -> dict[str, Any]:
+    """The sets and numbers of `kc_interp.evaluation.evaluate`, without what needs decoding (most of its time).
+
+    By set: `n` (distinct items), `chance`, and `exact`, `answer` and `answer_nats` with their 95 % intervals.
+    """
+    sets = {}
+    for asked in evaluation.item_sets(one, items, 0):
+        forced = metrics.forced(one.stacked, one.spec.model, [metrics.Items.of(asked.chains, one.tokens)])
+        found = {"exact": forced.exact, "answer": forced.answer, "answer_nats": forced.answer_nats}
+        sets[asked.name] = {
+            "n": len(asked.chains),
+            "chance": evaluation.chance(asked.chains.answer_symbols()),
+            **{name: evaluation.summary(values[0].cpu().numpy()) for name, values in found.items()},
+        }
+    return {"sets": sets, "items": items}
+
+
+def _findings(names: Sequence[str], run: Run, one: Checkpoint, learned: bool | None) -> list[Any]:
+    """What the probes say of a finished model, without figures: kept weights give those again."""
+    probes = {name: plugins.make_probe(name) for name in names}
+    subject = Subject(f"{run.arm}-{run.key[:8]}", one, run.seed, learned)
+    return [{**to_plain(found), "figures": []} for found in run_probes(probes, [subject])]
+
+
+def _bytes(one: Checkpoint) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        return one.save(Path(scratch) / checkpoint.FILE_NAME).read_bytes()
+
+
+def _opened(content: bytes) -> Checkpoint:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / checkpoint.FILE_NAME
+        path.write_bytes(content)
+        return checkpoint.load(path)
+
+
+def commit() -> str | None:
+    """The commit of the package's source, with "+changes" when files differ; None where there is no git tree."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None  # installed somewhere inside another project
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
