@@ -87,7 +87,17 @@ def test_version_and_completion(tmp_path: Path) -> None:
 
 
 def test_every_command_has_help(tmp_path: Path) -> None:
-    for command in (["demo"], ["train"], ["eval"], ["probe"], ["list"], ["complexity"], ["sweep"], ["data"], ["data", "check"]):
+    for command in (
+        ["demo"],
+        ["train"],
+        ["eval"],
+        ["probe"],
+        ["list"],
+        ["complexity"],
+        ["sweep"],
+        ["data"],
+        ["data", "check"],
+    ):
         assert "Usage:" in run(*command, "--help", cwd=tmp_path).stdout
 
 
