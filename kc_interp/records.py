@@ -42,7 +42,8 @@ MIGRATIONS = (
         learned INTEGER, curves TEXT, weights TEXT, facts TEXT NOT NULL,
         PRIMARY KEY (study, key)
     );
-    CREATE INDEX records_by_arm ON records (study, arm, d_model, learned);
+    CREATE INDEX records_by_arm ON records (study, arm, d_model, seed);
+    CREATE INDEX records_by_ensemble ON records (study, ensemble);
     """,
 )
 """What makes schema n + 1 of schema n: a new store goes through all of them, an older one through the rest."""
@@ -88,10 +89,6 @@ class Record:
 def run_key(spec: Mapping[str, Any], stages: Sequence[Mapping[str, Any]] = (), start: str | None = None) -> str:
     """The name of a run: a hash of everything that decides it."""
     return digest(canonical([spec, list(stages), start]).encode())
-
-
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
-"""JSON for the store alone, in whatever order: sorting takes a third of the time of storing a record."""
 
 
 def canonical(value: Any) -> str:
@@ -172,11 +169,9 @@ class Store:
                 )
             self._connection.execute("PRAGMA query_only = 1")
             return
-        self._connection.execute("PRAGMA page_size = 16384")  # a record has some kilobytes; an old store keeps its own
-        self._connection.execute("PRAGMA wal_autocheckpoint = 2000")
         self._connection.execute("PRAGMA foreign_keys = 1")
         self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may take the last ensembles back, whole
+        self._connection.execute("PRAGMA synchronous = FULL")  # what was reported as stored survives a power cut
         for number in range(version, len(MIGRATIONS)):
             with self._transaction():
                 for statement in filter(str.strip, MIGRATIONS[number].split(";")):
@@ -253,7 +248,8 @@ class Store:
         """
         with _explained(self.path):
             named = {key: self._keep("weights", content) for key, content in (weights or {}).items()}
-            rows = list(self._rows(records, named))
+            kept = [dataclasses.replace(record, weights=named.get(record.key, record.weights)) for record in records]
+            rows = list(self._rows(kept))
             try:
                 with self._transaction():
                     self._connection.executemany(f"INSERT INTO records VALUES ({','.join('?' * 12)})", rows)
@@ -263,7 +259,7 @@ class Store:
                     "nothing was added"
                 ) from error
 
-    def _rows(self, records: Sequence[Record], weights: Mapping[str, str]) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, records: Sequence[Record]) -> Iterator[tuple[Any, ...]]:
         """The rows of a table; the curves of an ensemble go into one file."""
         by_ensemble: dict[tuple[str, str], list[Record]] = {}
         for record in records:
@@ -276,7 +272,7 @@ class Store:
                 yield (
                     record.study, record.key, record.arm, record.seed, record.ensemble, record.member, record.d_model,
                     record.parameters, None if record.learned is None else int(record.learned),
-                    None if record.curve is None else name, weights.get(record.key, record.weights), _encode(facts),
+                    None if record.curve is None else name, record.weights, canonical(facts),
                 )  # fmt: skip
 
     def _keep(self, kind: str, content: bytes) -> str:

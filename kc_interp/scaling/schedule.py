@@ -101,9 +101,9 @@ def work(job: Job, on_progress: Callable[[int], None] = lambda step: None) -> by
     return safetensors.numpy.save(blobs, {_KEY: json.dumps(to_plain({"runs": answers, **shared}), allow_nan=False)})
 
 
-def _short(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers to the six decimals that they can be read to: half the bytes of what is stored and committed."""
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in numbers.items()}
+def _short(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of a learning curve to the six decimals that it can be read to: half the bytes."""
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in point.items()}
 
 
 def unpack(answer: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -195,18 +195,16 @@ def transplanted(
 def measure(one: Checkpoint, items: int) -> dict[str, Any]:
     """The sets and numbers of `kc_interp.evaluation.evaluate`, without what needs decoding (most of its time).
 
-    By set: `n` (distinct items), `chance`, `exact` with its 95 % interval, and the means `answer` and `answer_nats`.
+    By set: `n` (distinct items), `chance`, and `exact`, `answer` and `answer_nats` with their 95 % intervals.
     """
     sets = {}
     for asked in evaluation.item_sets(one, items, 0):
         forced = metrics.forced(one.stacked, one.spec.model, [metrics.Items.of(asked.chains, one.tokens)])
-        exact = evaluation.summary(forced.exact[0].cpu().numpy())
+        found = {"exact": forced.exact, "answer": forced.answer, "answer_nats": forced.answer_nats}
         sets[asked.name] = {
             "n": len(asked.chains),
-            "chance": round(evaluation.chance(asked.chains.answer_symbols()), 6),
-            "exact": _short({name: exact[name] for name in ("value", "low", "high")}),
-            "answer": _short({"value": float(forced.answer.float().mean())}),
-            "answer_nats": _short({"value": float(forced.answer_nats.mean())}),
+            "chance": evaluation.chance(asked.chains.answer_symbols()),
+            **{name: evaluation.summary(values[0].cpu().numpy()) for name, values in found.items()},
         }
     return {"sets": sets, "items": items}
 
