@@ -192,6 +192,7 @@ def test_without_a_model_on_the_right_the_left_one_takes_the_width(opened: Opene
 def test_number_tables_fill_when_opened_and_agree_with_the_document(opened: Opened, kind: str, probe: str) -> None:
     kinds = ("heatmap",) if kind == "plot" else (kind,)
     table = table_of(next(figure for figure in finding(probe).figures if figure.kind in kinds))
+    opened.draw_all()  # a widget that grows while it is drawn would move the line under the pointer
     details = chart(opened.page, kind).locator("details.numbers")
     assert details.locator("table").count() == 0
     details.locator("summary").click()

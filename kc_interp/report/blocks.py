@@ -87,7 +87,9 @@ def _brief(value: Any, digits: int) -> Any:
 
 
 def _widget(figure: Figure) -> tuple[dict[str, Any], int, str]:
-    """What a widget of the page is given, its least height, and a note where it shows less than the data.
+    """What a widget of the page is given, the height it usually takes, and a note where it shows less than the data.
+
+    The height is kept free, so that nothing moves under a reader when the widget is drawn.
 
     CircuitsVis's ColoredTokens takes tokens as HTML, so they are escaped here; its AttentionHeads takes them as text.
     """
@@ -97,7 +99,7 @@ def _widget(figure: Figure) -> tuple[dict[str, Any], int, str]:
         note = f"The first {kept} of {heads} heads; the table has all." if kept < heads else ""
         tokens = [str(token) for token in data["tokens"]]
         names = [str(head) for head in data["heads"][:kept]]
-        return {"tokens": tokens, "attention": data["patterns"][:kept], "attentionHeadNames": names}, 460, note
+        return {"tokens": tokens, "attention": data["patterns"][:kept], "attentionHeadNames": names}, 800, note
     if figure.kind == "tokens":
         return {"tokens": [html.escape(str(t)) + " " for t in data["tokens"]], "values": list(data["values"])}, 30, ""
     examples = [
@@ -108,4 +110,4 @@ def _widget(figure: Figure) -> tuple[dict[str, Any], int, str]:
         }
         for example in data["examples"]
     ]
-    return {"heads": [str(head) for head in data["heads"]], "examples": examples}, 260, ""
+    return {"heads": [str(head) for head in data["heads"]], "examples": examples}, 370, ""
