@@ -56,6 +56,11 @@ def measures(
     for family in families:
         if family not in FAMILIES:
             raise SpecError(f"no family of measures {family!r}{did_you_mean(family, FAMILIES)}")
+    if task.shuffled and set(families) - {"data"}:
+        raise SpecError(
+            f"{', '.join(task.shuffled)} answers by a shuffled table, which no shorter program gives; only the "
+            "family 'data' measures it"
+        )
     # scipy and the minifier take longer to import than most families to measure.
     from kc_interp.complexity import algebra, code, data
 

@@ -26,7 +26,7 @@ from kc_interp.errors import DataError, ExpressionError, SpecError, did_you_mean
 from kc_interp.tasks import codes, expressions, sampling
 from kc_interp.tasks.codes import CLOSE, END, EQUALS, FIRST_DIGIT, FIRST_OPERATION, OPEN, SEPARATOR
 from kc_interp.tasks.expressions import OPERATIONS, Median
-from kc_interp.tasks.reduction import Steps, chains_of, every_step, has_table, is_before, look_up, steps_of
+from kc_interp.tasks.reduction import Rules, Steps, chains_of, every_step, has_table, is_before, look_up, steps_of
 from kc_interp.tasks.task import Chains, SymbolClass
 
 ATOM_LIMIT = 200_000
@@ -47,7 +47,9 @@ class ListOps:
 
     `weights` parallel to `operations` (None: uniform). `depth` is the largest nesting; each operand is an operation
     with probability `p_operation` while the nesting allows it; their number is uniform from 2 to `max_operands`.
-    `median` of an even count: the upper one, or `int(numpy.median)`. Raises SpecError on settings that do not fit.
+    `median` of an even count: the upper one, or `int(numpy.median)`. An operation in `shuffled` answers by a table in
+    which its own answers changed places, as `shuffle_seed` says; the order of its operands does not matter. Raises
+    SpecError on settings that do not fit.
     """
 
     operations: tuple[str, ...] = ("MAX", "MED", "SUM")
@@ -58,9 +60,11 @@ class ListOps:
     max_operands: int = 3
     p_operation: float = 0.5
     shape: Literal["paper", "equals"] = "paper"
+    shuffled: tuple[str, ...] = ()
+    shuffle_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("operations", "weights"):  # TOML has lists, a frozen task needs tuples
+        for name in ("operations", "weights", "shuffled"):  # TOML has lists, a frozen task needs tuples
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         given: object = self.operations
@@ -85,6 +89,18 @@ class ListOps:
             raise SpecError(f"depth is {self.depth}; the nesting must lie between 1 and 20")
         if not 0 <= self.p_operation <= 1:
             raise SpecError(f"p_operation is {self.p_operation}; a probability lies between 0 and 1")
+        for name in self.shuffled:
+            if name not in self.operations:
+                raise SpecError(f"shuffled names {name!r}, not in use{did_you_mean(str(name), self.operations)}")
+            if name == "NADD":
+                raise SpecError("NADD depends on the order of its operands; a shuffled table does not")
+        if self.shuffled and not has_table(self.modulus, self.max_operands):
+            raise SpecError(
+                f"a shuffled table for up to {self.max_operands} operands of modulus {self.modulus} is too large; "
+                "lower max_operands or modulus"
+            )
+        if self.shuffle_seed < 0:
+            raise SpecError(f"shuffle_seed is {self.shuffle_seed}; a seed is 0 or more")
         if self.max_operands < 2:
             raise SpecError(f"max_operands is {self.max_operands}; an operation has at least 2")
         if self.max_operands > (most := _most_operands(self.modulus)):
@@ -106,6 +122,9 @@ class ListOps:
             "out: one reduction a line, the innermost first, and after the last '=' the answer. "
             + "; ".join(means[name] for name in self.operations)
             + "."
+            + "".join(
+                f" The answers of {name} are shuffled: what it says above does not hold." for name in self.shuffled
+            )
         )
 
     @property
@@ -152,7 +171,8 @@ class ListOps:
     def chains(self, question: Int[np.ndarray, "example pos"], lengths: Int[np.ndarray, " example"]) -> Chains:
         """The worked examples of questions given as symbol codes, padded on the right with the end symbol."""
         separator = SEPARATOR if self.shape == "paper" else EQUALS
-        return chains_of(question, lengths, modulus=self.modulus, median=self.median, separator=separator)
+        rules = Rules(self.modulus, self.median, self.shuffled, self.shuffle_seed)
+        return chains_of(question, lengths, rules=rules, separator=separator)
 
     def sample(self, count: int, rng: np.random.Generator) -> Chains:
         """`count` chains, with repetitions as they fall."""
@@ -170,7 +190,12 @@ class ListOps:
 
     def components(self) -> Mapping[str, ListOps]:
         """Each operation alone, all else equal."""
-        return {name: dataclasses.replace(self, operations=(name,), weights=None) for name in self.operations}
+        return {
+            name: dataclasses.replace(
+                self, operations=(name,), weights=None, shuffled=tuple({name} & set(self.shuffled))
+            )
+            for name in self.operations
+        }
 
     def groups(self, chains: Chains) -> Mapping[str, np.ndarray]:
         """`operation` and `arity` of the outermost application, `depth` of nesting, `steps` to the answer."""

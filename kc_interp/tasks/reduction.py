@@ -8,11 +8,14 @@ in.
 from __future__ import annotations
 
 import functools
+import itertools
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from kc_interp.errors import DataError
 from kc_interp.tasks.codes import CLOSE, END, EQUALS, FIRST_DIGIT, FIRST_OPERATION, OPEN
 from kc_interp.tasks.expressions import OPERATIONS, Median
 from kc_interp.tasks.task import Chains
@@ -39,14 +42,29 @@ class Steps:
     operands: Int[np.ndarray, "step operand"]
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What each reduction comes to: Z_n, its median, and which operations answer by a shuffled table of their own."""
+
+    modulus: int
+    median: Median = "upper"
+    shuffled: tuple[str, ...] = ()
+    shuffle_seed: int = 0
+
+
 def apply(
-    operations: Int[np.ndarray, " step"], operands: Int[np.ndarray, "step operand"], modulus: int, median: Median
+    operations: Int[np.ndarray, " step"], operands: Int[np.ndarray, "step operand"], rules: Rules
 ) -> Int[np.ndarray, " step"]:
     """The value of each reduction; operands are padded on the right with -1."""
     width = operands.shape[1]
-    if has_table(modulus, width):
-        return look_up(_values(modulus, width, median), operations, operands, modulus)
-    return compute(operations, operands, modulus, median)
+    if has_table(rules.modulus, width):
+        return look_up(_values(rules, width), operations, operands, rules.modulus)
+    if rules.shuffled:
+        raise DataError(
+            f"a shuffled table for up to {width} operands of modulus {rules.modulus} is too large to keep; use fewer "
+            "operands or a smaller modulus"
+        )
+    return compute(operations, operands, rules.modulus, rules.median)
 
 
 def has_table(modulus: int, width: int) -> bool:
@@ -61,12 +79,18 @@ def look_up(
     modulus: int,
 ) -> Int[np.ndarray, " step"]:
     """The entry of each step in a table over `every_step`."""
+    return table.take(_places(operations, operands, modulus))
+
+
+def _places(
+    operations: Int[np.ndarray, " step"], operands: Int[np.ndarray, "step operand"], modulus: int
+) -> Int[np.ndarray, " step"]:
     key = operations.astype(np.int64)
     for column in operands.T:
         key *= modulus + 1
         key += column
         key += 1
-    return table.take(key)
+    return key
 
 
 def every_step(modulus: int, width: int) -> tuple[Int[np.ndarray, " any_step"], Int[np.ndarray, "any_step operand"]]:
@@ -76,8 +100,46 @@ def every_step(modulus: int, width: int) -> tuple[Int[np.ndarray, " any_step"], 
 
 
 @functools.lru_cache(maxsize=16)
-def _values(modulus: int, width: int, median: Median) -> Int[np.ndarray, " any_step"]:
-    return compute(*every_step(modulus, width), modulus, median)
+def _values(rules: Rules, width: int) -> Int[np.ndarray, " any_step"]:
+    values = compute(*every_step(rules.modulus, width), rules.modulus, rules.median)
+    for name in rules.shuffled:
+        _shuffle(values, name, rules, width)
+    return values
+
+
+def _shuffle(values: Int[np.ndarray, " any_step"], name: str, rules: Rules, width: int) -> None:
+    """Permute an operation's answers in a table of all steps, in place.
+
+    Operands in another order keep one answer, and answers change places only among multisets of one size with equally
+    many orders: so each arity's table has the same answers as before, each as often. The permutation of an arity
+    follows from seed, operation and arity alone.
+    """
+    operation, modulus = OPERATIONS.index(name), rules.modulus
+    moved = values.copy()
+    for arity in range(2, width + 1):
+        multisets = np.asarray(list(itertools.combinations_with_replacement(range(modulus), arity)))
+        padded = np.full((len(multisets), width), _NONE)
+        padded[:, :arity] = multisets
+        codes = np.full(len(multisets), operation)
+        answers = look_up(values, codes, padded, modulus)
+        repeats = np.stack([(multisets == number).sum(1) for number in range(modulus)], axis=1)
+        kinds = np.unique(np.sort(repeats, axis=1), axis=0, return_inverse=True)[1].ravel()
+        rng = np.random.default_rng([rules.shuffle_seed, zlib.crc32(name.encode()), arity])
+        for kind in range(kinds.max() + 1):
+            places = np.flatnonzero(kinds == kind)
+            answers[places] = answers[rng.permutation(places)]
+        moved[_places(codes, padded, modulus)] = answers
+    operations, operands = every_step(modulus, width)
+    rows = np.flatnonzero((operations == operation) & _is_step(operands))
+    ranked = np.sort(np.where(operands[rows] == _NONE, modulus, operands[rows]), axis=1)
+    ranked[ranked == modulus] = _NONE
+    values[rows] = look_up(moved, operations[rows], ranked, modulus)
+
+
+def _is_step(operands: Int[np.ndarray, "any_step operand"]) -> Bool[np.ndarray, " any_step"]:
+    """Two operands or more, none after a missing one: the places of a table that mean a step."""
+    there = operands != _NONE
+    return there[:, :2].all(1) & ~(there[:, 1:] & ~there[:, :-1]).any(1)
 
 
 def compute(
@@ -144,12 +206,11 @@ def chains_of(
     question: Int[np.ndarray, "example pos"],
     lengths: Int[np.ndarray, " example"],
     *,
-    modulus: int,
-    median: Median,
+    rules: Rules,
     separator: int,
 ) -> Chains:
     """The whole chains of questions: one reduction a line, `separator` between lines, `=` before the answer, end."""
-    reduce = functools.partial(_reduce, modulus=modulus, median=median, separator=separator)
+    reduce = functools.partial(_reduce, rules=rules, separator=separator)
     count = len(question)
     if count <= CHUNK:
         return reduce(question, lengths)
@@ -203,8 +264,7 @@ def _reduce(
     question: Int[np.ndarray, "example pos"],
     lengths: Int[np.ndarray, " example"],
     *,
-    modulus: int,
-    median: Median,
+    rules: Rules,
     separator: int,
 ) -> Chains:
     """`chains_of` for one chunk of questions.
@@ -235,7 +295,7 @@ def _reduce(
         opens, closes = found.opens[which], found.closes[which]
         operands = flat[found.operands[:, which]] - np.int16(FIRST_DIGIT)  # a `]` comes out negative
         np.maximum(operands, _NONE, out=operands)
-        value = apply(flat[opens + 1] - np.int16(FIRST_OPERATION), operands.T, modulus, median) + FIRST_DIGIT
+        value = apply(flat[opens + 1] - np.int16(FIRST_OPERATION), operands.T, rules) + FIRST_DIGIT
         begins = (opens - np.arange(active) * width + 1).astype(np.int16)
         blank = (place - begins[:, None]).view(np.uint16) < (closes - opens).astype(np.uint16)[:, None]
         line = line | -blank.astype(np.int16)
