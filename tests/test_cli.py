@@ -332,7 +332,7 @@ def test_a_probe_that_fails_says_so_and_the_others_still_run(runs: Path, monkeyp
 
 def test_the_readmes_python_opens_a_run_in_transformer_lens(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [block] = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert len(block.strip().splitlines()) == 3
+    assert len(re.findall(r"^\S", block, re.MULTILINE)) == 3
     monkeypatch.chdir(runs)
     seen: dict[str, Any] = {}
     exec(block.replace("[SUM 1 [SUM 4 3]]", "[SUM 1 3]"), seen)  # the test's run has four numbers and no nesting
