@@ -17,6 +17,9 @@ from kc_interp.errors import SpecError, did_you_mean
 
 Initialisation = Literal["narrow", "wide", "hooked"]
 
+LATER: Mapping[str, Any] = types.MappingProxyType({"later": True})
+"""Marks a setting younger than stored records: at its default it is left out of plain data, so that their keys hold."""
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -66,6 +69,8 @@ class ModelSpec:
     (the paper's), wide 1/sqrt(d_model), hooked 0.8/sqrt(d_model) (HookedTransformer's default), or a number;
     `scale_residual` divides it by sqrt(2 * n_layers * repeat) for the projections into the residual stream.
     `qkv_bias` False freezes the q, k and v biases at zero (they then do not count as parameters).
+    `digits`: the token embeddings of the digits begin as all others do (None), orthogonal to each other, or evenly on a
+    circle in their order; their lengths are the others' either way.
     """
 
     d_model: int = 48
@@ -80,6 +85,7 @@ class ModelSpec:
     qkv_bias: bool = True
     init: Initialisation | float = "wide"
     scale_residual: bool = True
+    digits: Literal["orthogonal", "circle"] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "n_heads", "repeat", "d_head", "d_mlp", "n_ctx"):
@@ -117,16 +123,21 @@ class TrainSpec:
     """How a model is trained: AdamW throughout.
 
     `schedule`: onecycle (linear warm-up over `warmup` of the steps, cosine to `lr * final_lr`), exponential (decay to
-    `lr * final_lr`), or constant after the warm-up. `loss`: on every token (as the paper) or on the completion only.
+    `lr * final_lr`), constant after the warm-up, or trunk: constant, then over the last `cooldown` of the steps
+    linearly to `lr * final_lr`. A trunk's `warmup` of 1 and more is a number of steps: runs that differ in their steps
+    alone then have all but the cool-down in common (`kc_interp.train.train_budgets`).
+    `loss`: on every token (as the paper) or on the completion only.
     `batches`: bucketed by length, or `stream` (random crops of `crop` tokens of one stream, as the paper).
+    `freeze_digits`: the token embeddings of the digits stay as they begin (they count as parameters all the same).
     """
 
     steps: int = 8_000
     batch_size: int = 64
     lr: float = 3e-3
     final_lr: float = 0.01
-    schedule: Literal["onecycle", "exponential", "constant"] = "onecycle"
+    schedule: Literal["onecycle", "exponential", "constant", "trunk"] = "onecycle"
     warmup: float = 0.05
+    cooldown: float = field(default=0.2, metadata=LATER)
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
@@ -135,6 +146,7 @@ class TrainSpec:
     crop: int = 128
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     checkpoint_every: int = 1_000
+    freeze_digits: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "crop", "checkpoint_every"):
@@ -144,10 +156,33 @@ class TrainSpec:
         )
         _require(0 <= self.weight_decay < math.inf, f"weight_decay is {self.weight_decay}; it cannot be negative")
         _require(all(0 <= beta < 1 for beta in self.betas), f"betas are {self.betas}; each must lie in [0, 1)")
+        counted = self.schedule == "trunk" and self.warmup >= 1 and self.warmup % 1 == 0
         _require(
-            0 <= self.warmup <= 1 and 0 < self.final_lr <= 1,
-            f"warmup is {self.warmup}, final_lr is {self.final_lr}; both are fractions, final_lr above 0",
+            (0 <= self.warmup <= 1 or counted) and 0 < self.final_lr <= 1,
+            f"warmup is {self.warmup}, final_lr is {self.final_lr}; both are fractions, final_lr above 0"
+            + (" (from 1 on, warmup is a whole number of steps)" if self.schedule == "trunk" else ""),
         )
+        _require(0 <= self.cooldown <= 1, f"cooldown is {self.cooldown}; it is a share of the steps")
+        _require(
+            self.schedule != "trunk" or self.warmup_steps <= self.trunk_steps,
+            f"a warm-up of {self.warmup_steps} steps does not end before the cool-down of {self.steps} steps begins, "
+            f"at step {self.trunk_steps}; lower warmup or cooldown, or raise steps",
+        )
+
+    @property
+    def warmup_steps(self) -> int:
+        counted = self.schedule == "trunk" and self.warmup >= 1
+        return round(self.warmup if counted else self.warmup * self.steps)
+
+    @property
+    def trunk_steps(self) -> int:
+        """The steps that a run with more steps, but otherwise the same, makes alike; none but with schedule trunk."""
+        return self.steps - round(self.cooldown * self.steps) if self.schedule == "trunk" else 0
+
+    @property
+    def shares_trunk(self) -> bool:
+        """Whether more steps leave the trunk as it is: its warm-up does not depend on them."""
+        return self.schedule == "trunk" and not 0 < self.warmup < 1
 
 
 @dataclass(frozen=True)
@@ -172,7 +207,10 @@ def to_plain(settings: Any) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            held = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
+            return {
+                f.name: plain(item) for f, item in held.items() if not ("later" in f.metadata and item == f.default)
+            }
         if isinstance(value, Mapping):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -203,6 +241,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_plain(typing.cast(type, hint), value, where=where)
     if origin in (typing.Union, types.UnionType):
+        tables = [option for option in options if dataclasses.is_dataclass(option)]
+        if len(tables) == 1 and isinstance(value, Mapping):
+            return _coerce(tables[0], value, where)  # its message says what is wrong inside
         for option in options:
             try:
                 return _coerce(option, value, where)

@@ -3,6 +3,9 @@
 The members of an ensemble share every matrix product and nothing else: each has its own loss, its own gradient norm
 and its own optimiser state, so that a member is the run it would have been alone, up to rounding. Parameters live in
 one flat buffer per run, which makes clipping and AdamW a handful of operations whatever the number of tensors.
+
+Runs of schedule trunk that differ only in their steps have a trunk in common and are trained for all their budgets at
+once (`train_budgets`): a budget's cool-down branches off a state that is, to the bit, that of its run trained alone.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -65,9 +68,12 @@ class Progress:
 
 def learning_rate(spec: TrainSpec, step: int) -> float:
     """The rate of the update after `step` updates, by the schedule of the settings."""
-    warm = round(spec.warmup * spec.steps)
+    warm = spec.warmup_steps
     if step < warm:
         return spec.lr * (step + 1) / warm
+    if spec.schedule == "trunk":
+        cooled = max(0, step - spec.trunk_steps) / max(spec.steps - spec.trunk_steps, 1)
+        return spec.lr * (1 - (1 - spec.final_lr) * cooled)
     done = (step - warm) / max(spec.steps - warm, 1)
     if spec.schedule == "onecycle":
         return spec.lr * (spec.final_lr + (1 - spec.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
@@ -110,22 +116,43 @@ def _test_items(split: Split, name: str, task: Task, tokens: Tokens) -> metrics.
     return metrics.Items.of(split.draw(task, EVALUATION_ITEMS, rng, test=True), tokens)
 
 
+@dataclass
+class _Curve:
+    """The learning curves of a budget as far as they go, and the sum of each run's losses since their last point."""
+
+    steps: int
+    losses: Float[Tensor, " run"]
+    points: list[dict[str, Any]] = field(default_factory=list)
+
+    def due(self, done: int) -> bool:
+        return done % max(1, self.steps // EVALUATIONS) == 0 or done == self.steps
+
+
 class Ensemble:
     """Several runs of one model shape, trained together. `step()` makes one update of every run.
 
-    Runs may differ in task, data, seed, initialisation, learning rate and its schedule, weight decay and clipping.
+    Runs may differ in task, data, seed, initialisation, learning rate and its schedule, weight decay, clipping and in
+    whether their digits' embeddings are frozen.
     Vocabularies and contexts of different size are padded to the largest; the padding never receives a gradient.
+    Learning curves are kept for the smaller `budgets` too, so that their branches have them. Ensembles with the same
+    data share it by `cache`.
     """
 
-    def __init__(self, specs: Sequence[RunSpec], device: torch.device | str = "cpu") -> None:
-        cache: dict[Any, Any] = {}
+    def __init__(
+        self,
+        specs: Sequence[RunSpec],
+        device: torch.device | str = "cpu",
+        *,
+        budgets: Sequence[int] = (),
+        cache: dict[Any, Any] | None = None,
+    ) -> None:
+        cache = {} if cache is None else cache
         self._require_alike(specs)
         self.device = torch.device(device)
         self.members = [prepare(spec, cache) for spec in specs]
         self.model = specs[0].model
         self.done = 0
         self.seconds = 0.0
-        self.curve: list[dict[str, Any]] = []
         self._dtype = torch.float64 if specs[0].train.dtype == "float64" else torch.float32
         self._bfloat16 = specs[0].train.dtype == "bfloat16"
         if self._bfloat16 and not (self.device.type == "cuda" and torch.cuda.is_bf16_supported()):
@@ -153,14 +180,28 @@ class Ensemble:
         ]
         self._clip = torch.tensor([spec.train.clip for spec in specs], dtype=self._dtype, device=self.device)
         self._unused = self._mask_unused()
-        self._loss_sum = torch.zeros(len(specs), dtype=self._dtype, device=self.device)
+        self._frozen = self._frozen_rows()
+        self._curves = {
+            steps: _Curve(steps, torch.zeros(len(specs), dtype=self._dtype, device=self.device))
+            for steps in dict.fromkeys((self.steps, *budgets))
+        }
+
+    @property
+    def steps(self) -> int:
+        """How many steps its runs make in all."""
+        return self.members[0].spec.train.steps
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """The points of the learning curves so far."""
+        return self._curves[self.steps].points
 
     @staticmethod
     def _require_alike(specs: Sequence[RunSpec]) -> None:
         def shape(spec: RunSpec) -> Any:
             train = spec.train
             return (
-                dataclasses.replace(spec.model, init="wide", scale_residual=True, n_ctx=None),
+                dataclasses.replace(spec.model, init="wide", scale_residual=True, n_ctx=None, digits=None),
                 (train.steps, train.batch_size, train.dtype),
             )
 
@@ -176,6 +217,19 @@ class Ensemble:
         sizes = torch.tensor([len(member.tokens) for member in self.members], device=self.device)
         unused = torch.arange(self._d_vocab, device=self.device) >= sizes[:, None]
         return (unused * _UNUSED_LOGIT).to(self._dtype)[:, None, None] if unused.any() else None
+
+    def _frozen_rows(self) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]] | None:
+        """Run and token of every embedding that stays as it is; None when none does."""
+        rows = [
+            (run, token)
+            for run, member in enumerate(self.members)
+            if member.spec.train.freeze_digits
+            for token in digit_tokens(member.tokens)
+        ]
+        if not rows:
+            return None
+        runs, tokens = torch.tensor(rows, device=self.device).unbind(1)
+        return runs, tokens
 
     def _slices(self, run: int) -> Iterator[tuple[str, Tensor]]:
         """Views of one run's parameters without the padding of its vocabulary and context."""
@@ -224,8 +278,12 @@ class Ensemble:
         """The gradient of each run's own loss, in the flat layout; zero for frozen parameters."""
         trained = [value for value in self.params.values() if value.requires_grad]
         found = iter(torch.autograd.grad(losses.sum(), trained))
-        parts = [next(found) if value.requires_grad else torch.zeros_like(value) for value in self.params.values()]
-        return torch.cat([part.flatten(1) for part in parts], dim=1)
+        parts = {
+            name: next(found) if value.requires_grad else torch.zeros_like(value) for name, value in self.params.items()
+        }
+        if self._frozen is not None:
+            parts["embed.W_E"][self._frozen] = 0
+        return torch.cat([part.flatten(1) for part in parts.values()], dim=1)
 
     def step(self) -> Float[Tensor, " run"]:
         """One update of every run; returns the losses before it, on the device: whether to read them is up to you."""
@@ -234,30 +292,39 @@ class Ensemble:
         gradients = self.gradients(losses)
         norms = gradients.norm(dim=1)
         gradients *= (self._clip / (norms + 1e-6)).clamp(max=1)[:, None]
+        embeddings = self.params["embed.W_E"].detach()
+        frozen = None if self._frozen is None else embeddings[self._frozen]
         for run, optimiser in enumerate(self._optimisers):
             group = optimiser.param_groups[0]
             group["lr"] = learning_rate(self.members[run].spec.train, self.done)
             group["params"][0].grad = gradients[run]
             optimiser.step()
+        if self._frozen is not None and frozen is not None:
+            embeddings[self._frozen] = frozen  # weight decay would move them
         self.done += 1
-        self._loss_sum += losses.detach()
+        for curve in self._curves.values():
+            curve.losses += losses.detach()
         return losses.detach()
 
     def record(self) -> None:
-        """Add a point to the learning curve: the mean loss since the last one, and accuracy now.
+        """Add a point to the learning curves: the mean loss since the last one, and accuracy now.
 
         The loss of a run that has diverged is None.
         """
-        since = self.curve[-1]["step"] if self.curve else 0
-        losses = (self._loss_sum / (self.done - since)).tolist()
-        self._loss_sum.zero_()
-        self.curve.append(
-            {
-                "step": self.done,
-                "loss_nats": [loss if math.isfinite(loss) else None for loss in losses],
-                "accuracy": self.evaluate(),
-            }
-        )
+        self._record(list(self._curves.values()))
+
+    def record_if_due(self) -> None:
+        """Add a point to those learning curves that have one at this step."""
+        self._record([curve for curve in self._curves.values() if curve.due(self.done)])
+
+    def _record(self, curves: Sequence[_Curve]) -> None:
+        accuracy = self.evaluate() if curves else []
+        for curve in curves:
+            since = curve.points[-1]["step"] if curve.points else 0
+            losses = (curve.losses / (self.done - since)).tolist()
+            curve.losses.zero_()
+            finite = [loss if math.isfinite(loss) else None for loss in losses]
+            curve.points.append({"step": self.done, "loss_nats": finite, "accuracy": accuracy})
 
     def evaluate(self) -> list[dict[str, float]]:
         """Strict teacher-forced accuracy of every run, on its mixture and on each operation alone."""
@@ -271,14 +338,38 @@ class Ensemble:
         return scores
 
     def state(self) -> bytes:
-        """Everything needed to go on, as a safetensors file's bytes: three copies of the parameters and the curve."""
-        tensors = {"params": self._flat, "loss_sum": self._loss_sum}
+        """Everything needed to go on, as a safetensors file's bytes: three copies of the parameters and the curves."""
+        return self._packed(self.steps, [curve for curve in self._curves.values() if curve.steps != self.steps])
+
+    def branch(self, steps: int) -> bytes:
+        """The state, at this moment, of the same runs with a smaller budget, whose curve then ends here.
+
+        The time taken so far goes with it, so that branches count the trunk's once. Raises CheckpointError on a trunk
+        that has gone past the branching point or keeps no curve for this budget.
+        """
+        train = with_steps(self.members[0].spec, steps).train
+        if self.done != train.trunk_steps or steps not in self._curves:
+            raise CheckpointError(
+                f"the trunk is at step {self.done}; a budget of {steps} branches at {train.trunk_steps}"
+            )
+        state = self._packed(steps, [])
+        self.seconds = 0.0
+        if steps != self.steps:
+            del self._curves[steps]
+        return state
+
+    def _packed(self, steps: int, others: Sequence[_Curve]) -> bytes:
+        """The state of the runs with this budget; with the curves of `others` beside their own."""
+        own = self._curves[steps]
+        tensors = {"params": self._flat, "loss_sum": own.losses}
+        tensors |= {f"loss_sum.{curve.steps}": curve.losses for curve in others}
         for key in ("exp_avg", "exp_avg_sq"):
             rows = [optimiser.state[optimiser.param_groups[0]["params"][0]].get(key) for optimiser in self._optimisers]
             tensors[key] = torch.stack([torch.zeros_like(self._flat[0]) if row is None else row for row in rows])
-        described = {"schema": checkpoint.SCHEMA, "kind": "train-state", "step": self.done, "curve": self.curve}
-        specs = [to_plain(member.spec) for member in self.members]
-        return checkpoint.pack(tensors, {**described, "specs": specs, "seconds": self.seconds})
+        described = {"schema": checkpoint.SCHEMA, "kind": "train-state", "step": self.done, "curve": own.points}
+        specs = [to_plain(with_steps(member.spec, steps)) for member in self.members]
+        beside = {"curves": {str(curve.steps): curve.points for curve in others}} if others else {}
+        return checkpoint.pack(tensors, {**described, **beside, "specs": specs, "seconds": self.seconds})
 
     def restore(self, path: Path) -> None:
         """Continue from a state file. Raises CheckpointError when it is not one, or is of other runs."""
@@ -288,12 +379,14 @@ class Ensemble:
                 f"{path}: belongs to a run with other settings; resume with the settings it began with"
             )
         wanted = dict.fromkeys(("params", "exp_avg", "exp_avg_sq"), tuple(self._flat.shape))
-        wanted["loss_sum"] = tuple(self._loss_sum.shape)
+        curves = {"loss_sum": (self.steps, described["curve"])}
+        curves |= {f"loss_sum.{steps}": (int(steps), points) for steps, points in described.get("curves", {}).items()}
+        wanted |= dict.fromkeys(curves, (len(self.members),))
         if shapes != wanted:
             raise CheckpointError(f"{path}: holds tensors of shape {shapes}, this run needs {wanted}")
         tensors = safetensors.torch.load_file(path, device=str(self.device))
-        self.done, self.curve, self.seconds = described["step"], described["curve"], described["seconds"]
-        self._loss_sum = tensors["loss_sum"]
+        self.done, self.seconds = described["step"], described["seconds"]
+        self._curves = {steps: _Curve(steps, tensors[name], points) for name, (steps, points) in curves.items()}
         with torch.no_grad():
             self._flat.copy_(tensors["params"])
         for run, optimiser in enumerate(self._optimisers):
@@ -324,10 +417,41 @@ class Ensemble:
         ]
 
 
+def with_steps(spec: RunSpec, steps: int) -> RunSpec:
+    """The same run with another budget."""
+    return dataclasses.replace(spec, train=dataclasses.replace(spec.train, steps=steps))
+
+
 def initial_parameters(spec: RunSpec, *, d_vocab: int, n_ctx: int) -> parameters.Parameters:
     """A run's fresh parameters: a function of its settings and seed alone."""
     generator = torch.Generator().manual_seed(spec.seed)
-    return parameters.initialise(spec.model, generator, d_vocab=d_vocab, n_ctx=n_ctx)
+    fresh = parameters.initialise(spec.model, generator, d_vocab=d_vocab, n_ctx=n_ctx)
+    if spec.model.digits is not None:
+        digits = digit_tokens(Tokens.of(plugins.make_task(spec.task), spec.data.vocabulary))
+        fresh["embed.W_E"][digits] = digit_embeddings(spec, len(digits))
+    return fresh
+
+
+def digit_tokens(tokens: Tokens) -> list[int]:
+    """The tokens that are digits, in the order of the alphabet."""
+    return [token for token, kind in enumerate(tokens.classes) if kind == "digit"]
+
+
+def digit_embeddings(spec: RunSpec, count: int) -> Float[Tensor, "digit d_model"]:
+    """The embeddings that so many digits begin with where `digits` says which: in directions drawn by the run's seed.
+
+    Raises SpecError when the model has too few dimensions for them.
+    """
+    model = spec.model
+    axes = count if model.digits == "orthogonal" else 2
+    if model.d_model < axes:
+        raise SpecError(f"{count} digits, {model.digits}, take a d_model of at least {axes}; it is {model.d_model}")
+    drawn = np.random.default_rng([5, spec.seed]).standard_normal((model.d_model, axes))
+    rows = np.linalg.qr(drawn)[0].T
+    if model.digits == "circle":
+        angles = 2 * np.pi * np.arange(count) / count
+        rows = np.stack([np.cos(angles), np.sin(angles)], axis=1) @ rows
+    return torch.from_numpy(rows * model.init_std * math.sqrt(model.d_model)).float()
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -385,33 +509,99 @@ def train(
     ensemble = Ensemble(specs, device)
     if resume and state_path is not None and state_path.exists():
         ensemble.restore(state_path)
-    began, first, before = time.perf_counter(), ensemble.done, ensemble.seconds
-    plan = specs[0].train
-    every = max(1, plan.steps // EVALUATIONS)
-
-    def keep() -> None:
-        if state_path is not None:
-            write_atomically(state_path, ensemble.state())
-
-    with _deferred_interrupt() as interrupted:
-        while ensemble.done < plan.steps:
-            losses = ensemble.step()
-            if ensemble.done % every == 0 or ensemble.done == plan.steps:
-                ensemble.record()
-            ensemble.seconds = before + time.perf_counter() - began
-            if ensemble.done % 20 == 0 or ensemble.done == plan.steps:
-                accuracy = [run["mixture"] for run in ensemble.curve[-1]["accuracy"]] if ensemble.curve else None
-                rate = (ensemble.done - first) * len(specs) * plan.batch_size / (ensemble.seconds - before)
-                on_progress(Progress(ensemble.done, plan.steps, losses.tolist(), accuracy, rate))
-            if ensemble.done % plan.checkpoint_every == 0 and ensemble.done < plan.steps:
-                for folder, one in zip(folders, ensemble.checkpoints(), strict=True) if folders else ():
-                    one.save(folder / "checkpoints" / f"step_{ensemble.done:07d}.safetensors")
-                keep()
-            if interrupted():
-                keep()
-                raise KeyboardInterrupt
+    _go_on(ensemble, ensemble.steps, state_path, on_progress, folders)
     finished = ensemble.checkpoints()
-    keep()
+    _keep(ensemble, state_path)
     for folder, one in zip(folders, finished, strict=True) if folders else ():
         one.save(folder / checkpoint.FILE_NAME)
     return finished
+
+
+def _keep(ensemble: Ensemble, state_path: Path | None) -> None:
+    if state_path is not None:
+        write_atomically(state_path, ensemble.state())
+
+
+def _go_on(
+    ensemble: Ensemble,
+    until: int,
+    state_path: Path | None,
+    on_progress: Callable[[Progress], None],
+    folders: Sequence[Path] | None = None,
+) -> None:
+    """Train up to a step; along the way keep the state, add to the learning curves, and report."""
+    began, first, before = time.perf_counter(), ensemble.done, ensemble.seconds
+    plan = ensemble.members[0].spec.train
+    with _deferred_interrupt() as interrupted:
+        while ensemble.done < until:
+            losses = ensemble.step()
+            ensemble.record_if_due()
+            ensemble.seconds = before + time.perf_counter() - began
+            if ensemble.done % 20 == 0 or ensemble.done == until:
+                accuracy = [run["mixture"] for run in ensemble.curve[-1]["accuracy"]] if ensemble.curve else None
+                examples = (ensemble.done - first) * len(ensemble.members) * plan.batch_size
+                rate = examples / (ensemble.seconds - before)
+                on_progress(Progress(ensemble.done, plan.steps, losses.tolist(), accuracy, rate))
+            if ensemble.done % plan.checkpoint_every == 0 and ensemble.done < until:
+                for folder, one in zip(folders, ensemble.checkpoints(), strict=True) if folders else ():
+                    one.save(folder / "checkpoints" / f"step_{ensemble.done:07d}.safetensors")
+                _keep(ensemble, state_path)
+            if interrupted():
+                _keep(ensemble, state_path)
+                raise KeyboardInterrupt
+
+
+def train_budgets(
+    specs: Sequence[RunSpec],
+    budgets: Sequence[int],
+    state_path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> dict[int, list[Checkpoint]]:
+    """Train the runs for several numbers of steps at once: one trunk, and from it each budget's cool-down.
+
+    The checkpoints by budget are those of `train` on the runs with that many steps. The trunk's state is kept at
+    `state_path`, a branch's beside it (`branch_path`); both are gone on from where they are. Progress counts the steps
+    made in all. Raises SpecError where the runs have no trunk in common, CheckpointError on states that do not fit.
+    """
+    if lacking := [spec.train for spec in specs if not spec.train.shares_trunk]:
+        raise SpecError(
+            f"schedule {lacking[0].schedule} with warmup {lacking[0].warmup}: budgets are trained at once only with "
+            "schedule 'trunk' and a warm-up in steps (or none), e.g. warmup = 100"
+        )
+    tune_for_training()
+    ordered = sorted(set(budgets))
+    cache: dict[Any, Any] = {}
+    trunk: Ensemble | None = None
+    found: dict[int, list[Checkpoint]] = {}
+    earlier = 0
+    total = sum(steps - with_steps(specs[0], steps).train.trunk_steps for steps in ordered)
+    total += with_steps(specs[0], ordered[-1]).train.trunk_steps
+
+    def show(progress: Progress) -> None:
+        on_progress(dataclasses.replace(progress, step=earlier + progress.step, steps=total))
+
+    for steps in ordered:
+        theirs, path = [with_steps(spec, steps) for spec in specs], branch_path(state_path, steps)
+        if not path.exists():
+            if trunk is None:
+                longest = [with_steps(spec, ordered[-1]) for spec in specs]
+                trunk = Ensemble(longest, device, budgets=ordered, cache=cache)
+                if state_path.exists():
+                    trunk.restore(state_path)
+            _go_on(trunk, theirs[0].train.trunk_steps, state_path, show)
+            write_atomically(path, trunk.branch(steps))
+            _keep(trunk, state_path)
+        branch = Ensemble(theirs, device, cache=cache)
+        branch.restore(path)
+        _go_on(branch, steps, path, show)
+        found[steps] = branch.checkpoints()
+        _keep(branch, path)
+        earlier += steps - theirs[0].train.trunk_steps
+    return found
+
+
+def branch_path(state_path: Path, steps: int) -> Path:
+    """Where the state of a budget's branch is kept."""
+    return state_path.with_suffix(f".{steps}{state_path.suffix}")

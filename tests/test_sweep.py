@@ -162,7 +162,7 @@ def test_a_stage_begins_with_the_weights_of_the_one_before() -> None:
     fresh = Ensemble([run.stages[1]])
     path_state = warm_state([run.stages[1]], [first], torch.device("cpu"))
     member = fresh.members[0]
-    wanted = transplanted(first, fresh.member_params(0), symbols=member.tokens.symbols)
+    wanted = transplanted(first, fresh.member_params(0), tokens=member.tokens)
     theirs = {symbol: index for index, symbol in enumerate(first.tokens.symbols)}
     for index, symbol in enumerate(member.tokens.symbols):
         expected = first.params["embed.W_E"][theirs[symbol]]
@@ -183,7 +183,7 @@ def test_symbols_that_the_source_lacks_keep_their_fresh_rows() -> None:
     [trained] = train([source.spec])
     ensemble = Ensemble([run.spec])
     fresh = ensemble.member_params(0)
-    made = transplanted(trained, fresh, symbols=ensemble.members[0].tokens.symbols)
+    made = transplanted(trained, fresh, tokens=ensemble.members[0].tokens)
     row = ensemble.members[0].tokens.symbols.index("SUM")
     assert torch.equal(made["embed.W_E"][row], fresh["embed.W_E"][row])
     assert torch.equal(made["unembed.W_U"][:, row], fresh["unembed.W_U"][:, row])

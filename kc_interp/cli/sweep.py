@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kc_interp.records import Record, Store
     from kc_interp.scaling.executors import Executor
-    from kc_interp.scaling.study import Study
+    from kc_interp.scaling.study import Study, TunedRate
     from kc_interp.scaling.sweep import Update
 
 STORE_NAME = "records.sqlite"
@@ -105,7 +105,19 @@ def _run(
                     for line in _results(study, update.last):
                         output.note(f"{_where(update)}: {line}")
 
-                done = driver.sweep(study, store, executor, device=device, keep_states=kind == "local", on_update=show)
+                def tell(rates: Sequence[TunedRate]) -> None:
+                    for rate in rates:
+                        output.note(f"tuned: {rate}")
+
+                done = driver.sweep(
+                    study,
+                    store,
+                    executor,
+                    device=device,
+                    keep_states=kind == "local",
+                    on_update=show,
+                    on_tuned=tell,
+                )
         except KeyboardInterrupt:
             output.note("interrupted; what was finished is stored, and the same command goes on")
             raise
@@ -127,7 +139,7 @@ def _run(
             f"{len(done.failures)} ensembles failed, the first: {done.failures[0]}; {count} of "
             f"{driver.total_runs(study)} runs are stored in {path}, and the same command tries the rest again"
         )
-    _say(output, study, path, rows, facts, written)
+    _say(output, study, path, rows, done.rates, facts, written)
 
 
 def _executor(name: str, workers: int | None, threads: int | None, address: str, device: str) -> Executor:
@@ -164,11 +176,12 @@ def _status(output: Output, study: Study, path: Path, export: Path | None) -> No
     from kc_interp.records import Store
 
     if not path.exists() and export is None:
-        _say(output, study, path, [], {}, None)
+        _say(output, study, path, [], study.rates([]), {}, None)
         return
     with Store.open(path) as store:
         written = _write(store, study, export, path, complete=False)
-        _say(output, study, path, store.status(study.name), {}, written)
+        rates = study.rates(store.records(study.name)) if study.tuning is not None else []
+        _say(output, study, path, store.status(study.name), rates, {}, written)
 
 
 def _write(store: Store, study: Study, export: Path | None, path: Path, *, complete: bool) -> Path | None:
@@ -190,10 +203,11 @@ def _say(
     study: Study,
     path: Path,
     rows: Sequence[Mapping[str, Any]],
+    rates: Sequence[TunedRate],
     facts: Mapping[str, Any],
     written: Path | None,
 ) -> None:
-    """The state of a study: by arm and width the runs that are there, and how many learned."""
+    """The state of a study: by arm and width the runs that are there, and how many learned; its tuned rates."""
     from kc_interp.scaling.sweep import total_runs
 
     done, total = sum(row["runs"] for row in rows), total_runs(study)
@@ -205,11 +219,18 @@ def _say(
             "asked": total,
             **facts,
             "arms": list(rows),
+            **({"tuning": [_plain(rate) for rate in rates]} if rates else {}),
             "export": None if written is None else str(written),
         },
         _table(study, rows, done, total),
+        *(f"tuned: {rate}" for rate in rates),
         *([f"records: {written}"] if written is not None else []),
     )
+
+
+def _plain(rate: TunedRate) -> dict[str, Any]:
+    tried = [{"lr": lr, "answer_nats": nats} for lr, nats in rate.nats.items()]
+    return {**rate.setting, "d_model": rate.d_model, "lr": rate.lr, "missing": rate.missing, "tried": tried}
 
 
 def _table(study: Study, rows: Sequence[Mapping[str, Any]], done: int, total: int) -> Table:

@@ -80,7 +80,7 @@ def train(
     lr: Annotated[float | None, typer.Option("--lr", rich_help_panel=_Training)] = None,
     schedule: Annotated[
         str | None,
-        typer.Option("--schedule", metavar="onecycle|exponential|constant", rich_help_panel=_Training),
+        typer.Option("--schedule", metavar="onecycle|exponential|constant|trunk", rich_help_panel=_Training),
     ] = None,
     loss: Annotated[str | None, typer.Option("--loss", metavar="all|completion", rich_help_panel=_Training)] = None,
     batches: Annotated[

@@ -1,6 +1,7 @@
 """What one worker does with one ensemble: train its stages, measure, probe, and give back bytes.
 
-A stage begins with the weights that the stage before it ended with, an arm that starts from another with that arm's;
+A stage begins with the weights that the stage before it ended with, an arm that starts from another with that arm's (or
+with its embeddings of the digits alone);
 AdamW's moments, the learning rate's schedule and the order of the data begin anew. Between vocabularies the symbols
 that both have keep their rows; the others are fresh.
 """
@@ -11,7 +12,7 @@ import datetime
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from kc_interp.probe import Subject
 from kc_interp.probing import run_probes
 from kc_interp.scaling.study import Criterion, Ensemble, Run
 from kc_interp.spec import RunSpec
+from kc_interp.tokens import Tokens
 from kc_interp.train import Ensemble as Training
-from kc_interp.train import Progress, train
+from kc_interp.train import Progress, digit_tokens, train, train_budgets, with_steps
 
 _KEY = "kc_interp"
 
@@ -41,7 +43,7 @@ _KEY = "kc_interp"
 class Job:
     """One ensemble with everything needed to work on it: the same in a process next door and on another machine.
 
-    `starts`: checkpoint files by the key of the run from whose weights a member begins. `states`: a folder in which
+    `starts`: checkpoint files by the key of the run whose weights a member needs to begin. `states`: a folder in which
     training keeps its state, so that it goes on after a kill; None where the worker may not see the driver's disk.
     """
 
@@ -62,42 +64,50 @@ def work(job: Job, on_progress: Callable[[int], None] = lambda step: None) -> by
     """
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    runs = job.ensemble.runs
-    trained: list[Checkpoint | None] = [_opened(job.starts[run.start]) if run.start else None for run in runs]
-    curves: list[list[dict[str, Any]]] = [[] for _ in runs]
+    runs, lines = job.ensemble.runs, job.ensemble.lines
+    trained: list[Checkpoint | None] = [_opened(job.starts[run.source]) if run.source else None for run, *_ in lines]
+    digits = [index for index, (run, *_) in enumerate(lines) if run.takes_digits]
+    curves: dict[str, list[dict[str, Any]]] = {run.key: [] for run in runs}
     before, seconds = 0, 0.0
-    for stage in range(len(runs[0].stages)):
-        specs = [run.stages[stage] for run in runs]
+    finished: dict[str, Checkpoint] = {}
+    stages = len(runs[0].stages)
+    for stage in range(stages):
+        specs = [run.stages[stage] for run, *_ in lines]
         state = None if job.states is None else Path(job.states) / f"{job.ensemble.key}.{stage}.safetensors"
 
         def show(progress: Progress, done: int = before) -> None:
             on_progress(done + progress.step)
 
-        finished = _stage(specs, trained, state, job.device, show)
-        for curve, one in zip(curves, finished, strict=True):
-            several = {"stage": stage} if len(runs[0].stages) > 1 else {}
-            curve += [{**_short(point), **several, "step": before + point["step"]} for point in one.training["curve"]]
+        budgets = list(dict.fromkeys(run.stages[stage].train.steps for run in lines[0]))
+        by_budget = _stage(specs, budgets, trained, digits if stage == 0 else [], state, job.device, show)
+        for index, run in ((index, run) for index, line in enumerate(lines) for run in line):
+            finished[run.key] = one = by_budget[run.stages[stage].train.steps][index]
+            several = {"stage": stage} if stages > 1 else {}
+            curves[run.key] += [
+                {**_short(point), **several, "step": before + point["step"]} for point in one.training["curve"]
+            ]
         before += specs[0].train.steps
-        seconds += finished[0].training["wall_seconds"]
-        trained = [*finished]
-    measured = [measure(one, job.items) for one in finished]
+        seconds += sum(found[0].training["wall_seconds"] for found in by_budget.values())
+        trained = [finished[line[0].key] for line in lines]
+    ended = [finished[run.key] for run in runs]
+    measured = [measure(one, job.items) for one in ended]
     answers = [
         {
             "key": run.key,
             "parameters": one.parameter_count,
             "metrics": found,
             "learned": job.criterion.verdict(found),
-            "curve": curve,
+            "curve": curves[run.key],
             "findings": _findings(job.probes, run, one, job.criterion.verdict(found)),
         }
-        for run, one, found, curve in zip(runs, finished, measured, curves, strict=True)
+        for run, one, found in zip(runs, ended, measured, strict=True)
     ]
     shared = {
         "wall_seconds": seconds / len(runs),
-        "provenance": {**finished[0].provenance, "commit": commit(), "members": len(runs)},
+        "provenance": {**ended[0].provenance, "commit": commit(), "members": len(runs)},
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    blobs = {run.key: np.frombuffer(_bytes(one), dtype=np.uint8) for run, one in zip(runs, finished, strict=True)}
+    blobs = {run.key: np.frombuffer(_bytes(one), dtype=np.uint8) for run, one in zip(runs, ended, strict=True)}
     return safetensors.numpy.save(blobs, {_KEY: json.dumps(to_plain({"runs": answers, **shared}), allow_nan=False)})
 
 
@@ -120,56 +130,91 @@ def states_of(folder: Path, ensemble: Ensemble) -> list[Path]:
 
 def _stage(
     specs: Sequence[RunSpec],
+    budgets: Sequence[int],
     starts: Sequence[Checkpoint | None],
+    digits: Collection[int],
     state: Path | None,
     device: str,
     on_progress: Callable[[Progress], None],
-) -> list[Checkpoint]:
-    """Train one stage, from a state that an earlier try left, from other weights, or from the beginning."""
+) -> dict[int, list[Checkpoint]]:
+    """Train one stage, from a state that an earlier try left, from other weights, or from the beginning.
+
+    The checkpoints are by budget: with several of them a trunk is trained, and from it every budget's cool-down.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         where = torch_device(device)
         path = state if state is not None else Path(scratch) / "state.safetensors"
-        if path.exists():
+
+        def trained() -> dict[int, list[Checkpoint]]:
+            if len(budgets) > 1:
+                return train_budgets(specs, budgets, path, device=where, on_progress=on_progress)
+            kept = path if state is not None or path.exists() else None
+            return {budgets[0]: train(specs, state_path=kept, device=where, resume=True, on_progress=on_progress)}
+
+        if left := list(path.parent.glob(f"{path.stem}.*safetensors")):
             try:
-                return train(specs, state_path=path, device=where, resume=True, on_progress=on_progress)
+                return trained()
             except CheckpointError:  # of another version, or damaged: what it saved is only time
-                path.unlink()
+                for one in left:
+                    one.unlink(missing_ok=True)
         if any(start is not None for start in starts):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(warm_state(specs, starts, where))
-        return train(
-            specs,
-            state_path=path if state is not None or path.exists() else None,
-            device=where,
-            resume=True,
-            on_progress=on_progress,
-        )
+            path.write_bytes(warm_state(specs, starts, where, budgets=budgets, digits=digits))
+        return trained()
 
 
-def warm_state(specs: Sequence[RunSpec], starts: Sequence[Checkpoint | None], device: torch.device) -> bytes:
-    """The state of an ensemble that has made no step yet and holds other runs' weights, for `train(resume=True)`."""
-    ensemble = Training(specs, device)
+def warm_state(
+    specs: Sequence[RunSpec],
+    starts: Sequence[Checkpoint | None],
+    device: torch.device,
+    *,
+    budgets: Sequence[int] = (),
+    digits: Collection[int] = (),
+) -> bytes:
+    """The state of an ensemble that has made no step yet and holds other runs' weights, for `train(resume=True)`.
+
+    Of the members `digits` only the digits' embeddings are another run's.
+    """
+    if budgets:
+        specs = [with_steps(spec, max(budgets)) for spec in specs]
+    ensemble = Training(specs, device, budgets=budgets)
     for run, start in enumerate(starts):
         if start is None:
             continue
         member = ensemble.members[run]
         fresh = ensemble.member_params(run)
-        taken = transplanted(start, fresh, symbols=member.tokens.symbols)
+        take = with_digits if run in digits else transplanted
+        taken = take(start, fresh, tokens=member.tokens)
         for name, value in taken.items():
             with torch.no_grad():
                 ensemble.params[name][run][tuple(slice(size) for size in value.shape)].copy_(value)
     return ensemble.state()
 
 
-def transplanted(
-    start: Checkpoint, fresh: Mapping[str, torch.Tensor], *, symbols: Sequence[str]
-) -> parameters.Parameters:
-    """`fresh` parameters of a model with these `symbols`, overwritten with what a trained one shares with it.
+def with_digits(start: Checkpoint, fresh: Mapping[str, torch.Tensor], *, tokens: Tokens) -> parameters.Parameters:
+    """`fresh` parameters of a model with this vocabulary, but its digits' embeddings are those of a trained one.
+
+    Raises CheckpointError when that one has other digits or another width.
+    """
+    theirs = {start.tokens.symbols[token]: token for token in digit_tokens(start.tokens)}
+    ours = {tokens.symbols[token]: token for token in digit_tokens(tokens)}
+    source, embeddings = start.params["embed.W_E"], fresh["embed.W_E"].clone()
+    if ours.keys() - theirs.keys() or source.shape[1] != embeddings.shape[1]:
+        raise CheckpointError(
+            f"embeddings of {' '.join(ours)} at d_model {embeddings.shape[1]} are to be those of a model that has "
+            f"{' '.join(theirs) or 'none'} at d_model {source.shape[1]}"
+        )
+    embeddings[list(ours.values())] = source[[theirs[symbol] for symbol in ours]].to(embeddings)
+    return {**fresh, "embed.W_E": embeddings}
+
+
+def transplanted(start: Checkpoint, fresh: Mapping[str, torch.Tensor], *, tokens: Tokens) -> parameters.Parameters:
+    """`fresh` parameters of a model with this vocabulary, overwritten with what a trained one shares with it.
 
     Rows of the embedding and columns of the unembedding follow their symbol, positions their place. Raises
     CheckpointError when the two differ in more than vocabulary and context.
     """
-    here = {symbol: index for index, symbol in enumerate(symbols)}
+    here = {symbol: index for index, symbol in enumerate(tokens.symbols)}
     pairs = [(there, here[symbol]) for there, symbol in enumerate(start.tokens.symbols) if symbol in here]
     theirs, ours = (torch.tensor(side) for side in zip(*pairs, strict=True))
     made = {}

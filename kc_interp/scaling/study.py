@@ -14,7 +14,7 @@
     init = ["narrow", "wide"]
     shape = [[2, 1], [1, 5]]                # n_layers, repeat: two blocks, and one tied five times
 
-    [[learning_rates]]                      # the last one that fits holds
+    [[learning_rates]]                      # the last one that fits holds; or [tuning], which finds them
     init = "narrow"
     lr = 1e-3
 
@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,8 +52,8 @@ from typing import Any, Literal
 
 from kc_interp.errors import DataError, KCInterpError, SpecError, did_you_mean
 from kc_interp.presets import PRESETS
-from kc_interp.records import canonical, digest, run_key
-from kc_interp.spec import Initialisation, ModelSpec, RunSpec, TaskSpec, from_plain, to_plain
+from kc_interp.records import Record, canonical, digest, run_key
+from kc_interp.spec import LATER, Initialisation, ModelSpec, RunSpec, TaskSpec, from_plain, to_plain
 
 CHECKED_ITEMS = 64
 """How many items of every mixture are drawn before anything starts, to see that there are some."""
@@ -86,11 +87,24 @@ class Arm(Mixture):
 
     `before`: mixtures to train on first, each for its own `steps`; the arm's own `steps` (None: the grid's) come last.
     `start_from`: another arm, whose finished weights of the same grid point and seed this one begins with.
+
+    Controls of what digits look like: their rows of the token embedding begin as those of the arm `digits_from` ended
+    (same grid point and seed), or as `digits` says (see `ModelSpec`), and `freeze_digits` leaves them so.
+    `placed` False: an arm that adaptive placement trains only where others start from it.
     """
 
     name: str = ""
     before: tuple[Mixture, ...] = ()
     start_from: str | None = None
+    digits_from: str | None = field(default=None, metadata=LATER)
+    digits: Literal["orthogonal", "circle"] | None = field(default=None, metadata=LATER)
+    freeze_digits: bool = field(default=False, metadata=LATER)
+    placed: bool = field(default=True, metadata=LATER)
+
+    @property
+    def source(self) -> str | None:
+        """The arm whose weights this one needs."""
+        return self.start_from if self.start_from is not None else self.digits_from
 
 
 @dataclass(frozen=True)
@@ -114,14 +128,78 @@ class Grid:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The learning rate of runs with this initialisation and one of these widths (None: any)."""
+    """The learning rate of runs with this initialisation, shape, heads and one of these widths (None: any)."""
 
     lr: float
     init: Initialisation | float | None = None
     d_model: tuple[int, ...] | None = None
+    shape: tuple[int, int] | None = field(default=None, metadata=LATER)
+    n_heads: int | None = field(default=None, metadata=LATER)
 
     def fits(self, model: ModelSpec) -> bool:
-        return self.init in (None, model.init) and (self.d_model is None or model.d_model in self.d_model)
+        return (
+            self.init in (None, model.init)
+            and (self.d_model is None or model.d_model in self.d_model)
+            and self.shape in (None, (model.n_layers, model.repeat))
+            and self.n_heads in (None, model.n_heads)
+        )
+
+
+TUNED = ("shape", "n_heads", "init")
+"""The factors of which every setting has learning rates of its own."""
+
+_TUNING = "tuning: "
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A first stage that finds the learning rate of every initialisation, shape, number of heads and width.
+
+    Each of `lrs` is tried at each `d_model` (none given: all of the grid), with every one of the `arms` (all) and
+    `seeds` (a list, or how many from 1000 on: never the study's own). The rate with the lowest mean answer NLL on the
+    criterion's items, over arms and seeds, is that of all arms, so that arms are not compared by their rates. A width
+    takes the rate of the nearest tried one in log. Modulus, vocabulary and (unless `steps` says otherwise) steps are
+    the first of the grid. Its runs are records of the study, of arms named "tuning: sum".
+    """
+
+    lrs: tuple[float, ...]
+    d_model: tuple[int, ...] = ()
+    arms: tuple[str, ...] = ()
+    seeds: int | tuple[int, ...] = 1
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lrs or len(set(self.lrs)) < len(self.lrs) or not all(0 < lr < math.inf for lr in self.lrs):
+            raise SpecError(f"tuning.lrs is {list(self.lrs)}; give different learning rates above 0")
+        for name, values in (("d_model", self.d_model), ("arms", self.arms)):
+            if len(set(values)) < len(values):
+                raise SpecError(f"tuning.{name} is {list(values)}; name each once")
+        if not self.seed_list or min(self.seed_list) < 0 or len(set(self.seed_list)) < len(self.seed_list):
+            raise SpecError(f"tuning.seeds is {self.seeds}; give how many, or a list of different numbers from 0 on")
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        return tuple(range(1000, 1000 + self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+
+@dataclass(frozen=True)
+class TunedRate:
+    """What tuning found at one width of one setting of the other factors.
+
+    `nats`: mean answer NLL by rate over the runs that are stored, None where one of them has diverged (or none is).
+    `lr`: the chosen rate, None while runs are `missing`.
+    """
+
+    setting: Mapping[str, Any]
+    d_model: int
+    nats: Mapping[float, float | None]
+    lr: float | None
+    missing: int = 0
+
+    def __str__(self) -> str:
+        chosen = f"{self.missing} runs missing" if self.lr is None else f"lr {self.lr:g}"
+        tried = ", ".join(f"{lr:g}: {'-' if nats is None else f'{nats:.3g}'}" for lr, nats in self.nats.items())
+        return f"{_words({**self.setting, 'd_model': self.d_model})}: {chosen} (answer NLL in nats by rate: {tried})"
 
 
 @dataclass(frozen=True)
@@ -153,6 +231,11 @@ class Criterion:
         measured = metrics.get("sets", {}).get(self.set_name)
         return None if measured is None else bool(measured[self.metric]["value"] >= self.level)
 
+    def answer_nats(self, metrics: Mapping[str, Any]) -> float | None:
+        """Mean NLL of the answer on its items (a task without this component: on its mixture); None when diverged."""
+        sets = metrics["sets"]
+        return sets.get(self.set_name, sets["test"])["answer_nats"]["value"]
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -173,11 +256,15 @@ class Placement:
             raise SpecError(f"placement has runs {self.runs} and batch {self.batch}; both must be at least 1")
 
 
+_DIGITS = "digits:"
+
+
 @dataclass(frozen=True)
 class Run:
     """One run that a study asks for: `stages` are trained in order, the last one is the run itself.
 
-    `point` are the factors that led to it; `start` is the key of the run whose weights it begins with.
+    `point` are the factors that led to it; `start` is the key of the run whose weights it begins with, after "digits:"
+    where it takes only the digits' embeddings from it.
     """
 
     arm: str
@@ -191,6 +278,15 @@ class Run:
     def spec(self) -> RunSpec:
         return self.stages[-1]
 
+    @property
+    def source(self) -> str | None:
+        """The key of the run whose weights it needs."""
+        return None if self.start is None else self.start.removeprefix(_DIGITS)
+
+    @property
+    def takes_digits(self) -> bool:
+        return self.start is not None and self.start.startswith(_DIGITS)
+
     @cached_property
     def key(self) -> str:
         """The hash of everything that decides this run alone."""
@@ -198,11 +294,22 @@ class Run:
         return run_key(plain[-1], plain[:-1], self.start)
 
     @cached_property
+    def line(self) -> str:
+        """What names the trunk of this run: the same for runs that differ only in how long they go on from it.
+
+        Without a trunk to share it is the run's own key.
+        """
+        if not self.spec.train.shares_trunk:
+            return self.key
+        *before, last = [to_plain(stage) for stage in self.stages]
+        return run_key({**last, "train": {**last["train"], "steps": None}}, before, self.start)
+
+    @cached_property
     def kind(self) -> str:
         """What the members of an ensemble have in common; an arm that starts from another comes after it."""
         stages = [
             [
-                to_plain(dataclasses.replace(stage.model, init="wide", scale_residual=True, n_ctx=None)),
+                to_plain(dataclasses.replace(stage.model, init="wide", scale_residual=True, n_ctx=None, digits=None)),
                 [stage.train.steps, stage.train.batch_size, stage.train.dtype],
             ]
             for stage in self.stages
@@ -212,9 +319,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Runs that are trained together: the unit of work, and of what is stored."""
+    """Runs that are trained together: the unit of work, and of what is stored.
+
+    What is trained at once are its `lines`, all for the same numbers of steps.
+    """
 
     runs: tuple[Run, ...]
+
+    @cached_property
+    def lines(self) -> list[list[Run]]:
+        """The runs that have a trunk in common, by number of steps."""
+        return _lines(self.runs)
 
     @cached_property
     def key(self) -> str:
@@ -223,14 +338,16 @@ class Ensemble:
 
     @property
     def steps(self) -> int:
-        """Training steps of all stages."""
-        return sum(stage.train.steps for stage in self.runs[0].stages)
+        """Training steps of all stages; of the last one the trunk, once, and every budget's own."""
+        before = sum(stage.train.steps for stage in self.runs[0].stages[:-1])
+        last = [run.spec.train for run in self.lines[0]]
+        return before + max(one.trunk_steps for one in last) + sum(one.steps - one.trunk_steps for one in last)
 
     @property
     def cost(self) -> float:
         """How long it takes, in a unit of its own: multiplications, and what every step costs besides."""
         model = self.runs[0].spec.model
-        return self.steps * len(self.runs) * model.depth * model.d_model * (model.d_model + 100)
+        return self.steps * len(self.lines) * model.depth * model.d_model * (model.d_model + 100)
 
 
 @dataclass(frozen=True)
@@ -248,6 +365,7 @@ class Study:
     base: RunSpec = field(default_factory=RunSpec)
     grid: Grid = field(default_factory=Grid)
     learning_rates: tuple[LearningRate, ...] = ()
+    tuning: Tuning | None = field(default=None, metadata=LATER)
     seeds: int | tuple[int, ...] = 1
     criterion: Criterion = field(default_factory=Criterion)
     placement: Placement = field(default_factory=Placement)
@@ -269,16 +387,25 @@ class Study:
             raise SpecError("base.seed is set; a study lists its seeds in 'seeds'")
         if not self.seed_list or min(self.seed_list) < 0 or len(set(self.seed_list)) < len(self.seed_list):
             raise SpecError(f"seeds is {self.seeds}; give how many, or a list of different numbers from 0 on")
-        starting = [arm.name for arm in self.arms if arm.start_from is not None]
+        if self.tuning is not None:
+            self._require_tuning(self.tuning)
+        train = self.base.train
+        if train.schedule == "trunk" and len(self.grid.steps) > 1 and not train.shares_trunk:
+            raise SpecError(
+                f"base.train.warmup is {train.warmup}, a share of the steps, so that the budgets of grid.steps have no "
+                "trunk in common; give it in steps, e.g. warmup = 100"
+            )
+        starting = {arm.source: arm.name for arm in self.arms if arm.source is not None}
         if starting and not self.keep_weights:
-            raise SpecError(f"the arm {starting[0]!r} starts from another's weights; set keep_weights to true")
-        if self.placement.kind == "adaptive":
-            if len(self.grid.d_model) < 2:
-                raise SpecError("adaptive placement chooses among the widths of grid.d_model; give two or more")
-            if starting:
+            name = next(iter(starting.values()))
+            raise SpecError(f"the arm {name!r} starts from another's weights; set keep_weights to true")
+        if self.placement.kind == "adaptive" and len(self.grid.d_model) < 2:
+            raise SpecError("adaptive placement chooses among the widths of grid.d_model; give two or more")
+        for arm in self.arms:
+            if not arm.placed and (self.placement.kind == "grid" or arm.name not in starting):
                 raise SpecError(
-                    f"adaptive placement trains each arm at its own widths, so {starting[0]!r} may find no weights to "
-                    "start from; use 'before' instead of 'start_from', or a grid"
+                    f"arm {arm.name!r} has placed = false, which is for arms that adaptive placement trains only where "
+                    "others start from them"
                 )
 
     def _require_names(self) -> None:
@@ -288,17 +415,36 @@ class Study:
         if not self.name or "/" in self.name:
             raise SpecError(f"the study's name is {self.name!r}; give it one without slashes")
         for arm in self.arms:
+            if arm.name.startswith(_TUNING):
+                raise SpecError(f"an arm is named {arm.name!r}; names with {_TUNING!r} are those of tuning runs")
             if names.count(arm.name) > 1:
                 raise SpecError(f"two arms are named {arm.name!r}")
-            if arm.start_from is not None and arm.start_from not in names:
-                raise SpecError(f"arm {arm.name!r} starts from {arm.start_from!r}{did_you_mean(arm.start_from, names)}")
+            if sum(option is not None for option in (arm.start_from, arm.digits_from, arm.digits)) > 1:
+                raise SpecError(f"arm {arm.name!r}: give one of 'start_from', 'digits_from' and 'digits'")
+            if arm.source is not None and arm.source not in names:
+                raise SpecError(f"arm {arm.name!r} starts from {arm.source!r}{did_you_mean(arm.source, names)}")
             if any(stage.steps is None for stage in arm.before):
                 raise SpecError(f"arm {arm.name!r}: every stage in 'before' needs its number of steps")
             chain = [arm]
-            while (start := chain[-1].start_from) is not None:
+            while (start := chain[-1].source) is not None:
                 chain.append(next(other for other in self.arms if other.name == start))
                 if chain[-1] in chain[:-1]:
                     raise SpecError(f"arm {arm.name!r} starts from itself: {' <- '.join(a.name for a in chain)}")
+
+    def _require_tuning(self, tuning: Tuning) -> None:
+        if self.learning_rates:
+            raise SpecError("a study has either [[learning_rates]] or [tuning], which finds them; leave one out")
+        names = [arm.name for arm in self.arms]
+        for name in tuning.arms:
+            if name not in names:
+                raise SpecError(f"tuning.arms: no arm is named {name!r}{did_you_mean(name, names)}")
+        for arm in self._tuned_arms:
+            if tuning.arms and arm.source not in (None, *tuning.arms):
+                raise SpecError(f"tuning.arms: {arm.name!r} needs {arm.source!r}, from which it starts, beside it")
+        adaptive = self.placement.kind == "adaptive"
+        own = range(self.placement.runs) if adaptive else self.seed_list
+        if shared := sorted(set(own) & set(tuning.seed_list)):
+            raise SpecError(f"tuning.seeds has {shared[0]}, a seed of the study's own runs; tune with other seeds")
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -311,12 +457,16 @@ class Study:
 
     def run(self, arm: Arm, point: Mapping[str, Any], seed: int) -> Run:
         """The run of an arm at a point of the grid. Raises SpecError on a size that is impossible."""
-        stages = tuple(self._spec(stage, point, seed) for stage in (*arm.before, arm))
-        start, level = None, 0
-        if arm.start_from is not None:
-            source = self.run(next(a for a in self.arms if a.name == arm.start_from), point, seed)
-            start, level = source.key, source.level + 1
-        return Run(arm.name, point, seed, stages, start, level)
+        return self.with_sources(arm, point, seed)[-1]
+
+    def with_sources(self, arm: Arm, point: Mapping[str, Any], seed: int) -> list[Run]:
+        """The run of an arm at a point of the grid, after those whose weights it needs, directly or not."""
+        stages = tuple(_with_digits(self._spec(stage, point, seed), arm) for stage in (*arm.before, arm))
+        if arm.source is None:
+            return [Run(arm.name, point, seed, stages)]
+        sources = self.with_sources(next(one for one in self.arms if one.name == arm.source), point, seed)
+        start = (_DIGITS if arm.digits_from is not None else "") + sources[-1].key
+        return [*sources, Run(arm.name, point, seed, stages, start, sources[-1].level + 1)]
 
     def _spec(self, mixture: Mixture, point: Mapping[str, Any], seed: int) -> RunSpec:
         base = self.base
@@ -356,13 +506,85 @@ class Study:
     def runs(self) -> list[Run]:
         """Every run of a study on a grid, seeds outermost: what is done first shows all arms and sizes.
 
-        Raises SpecError when two of them are the same.
+        Raises SpecError when two of them are the same, or their learning rates are still to be found.
         """
+        if self.tuning is not None:
+            raise SpecError(
+                f"the learning rates of {self.name!r} are found by [tuning]; its runs are those of study.tuned(records)"
+            )
         found = [
             self.run(arm, point, seed) for seed in self.seed_list for point in self.grid.points() for arm in self.arms
         ]
         self._require_different(found)
         return found
+
+    def with_rates(self, rates: Sequence[LearningRate]) -> Study:
+        """The same study with these learning rates, and nothing left to tune."""
+        return dataclasses.replace(self, tuning=None, learning_rates=tuple(rates))
+
+    def tuning_runs(self) -> list[Run]:
+        """The runs that find the learning rates, seeds outermost; none where nothing is tuned."""
+        return [run for _, _, by_rate in self._trials() for runs in by_rate.values() for run in runs]
+
+    @property
+    def _tuned_arms(self) -> list[Arm]:
+        chosen = () if self.tuning is None else self.tuning.arms
+        return [arm for arm in self.arms if not chosen or arm.name in chosen]
+
+    def _trials(self) -> Iterator[tuple[dict[str, Any], int, dict[float, list[Run]]]]:
+        """For each setting of the factors that have rates of their own and each width: the runs by learning rate."""
+        if (tuning := self.tuning) is None:
+            return
+        fixed = {name: getattr(self.grid, name) for name in ("steps", "modulus", "vocabulary")}
+        first = {name: values[0] for name, values in fixed.items() if values}
+        if tuning.steps is not None:
+            first["steps"] = tuning.steps
+        varied = {name: getattr(self.grid, name) for name in TUNED}
+        for setting in Grid(**varied).points():
+            for width in tuning.d_model or self.grid.d_model or (self.base.model.d_model,):
+                point = {**first, **setting, "d_model": width}
+                yield setting, width, {lr: self._trial(lr, point, tuning) for lr in tuning.lrs}
+
+    def _trial(self, lr: float, point: Mapping[str, Any], tuning: Tuning) -> list[Run]:
+        study = self.with_rates([LearningRate(lr)])
+        runs = [study.run(arm, point, seed) for seed in tuning.seed_list for arm in self._tuned_arms]
+        return [dataclasses.replace(run, arm=_TUNING + run.arm) for run in runs]
+
+    def rates(self, records: Iterable[Record]) -> list[TunedRate]:
+        """What tuning has found so far, from the study's records alone. Of equal rates the smaller is chosen."""
+        nats = {record.key: self.criterion.answer_nats(record.metrics) for record in records}
+        found = []
+        for setting, width, by_rate in self._trials():
+            means = {lr: _mean([nats[run.key] for run in runs if run.key in nats]) for lr, runs in by_rate.items()}
+            missing = sum(run.key not in nats for runs in by_rate.values() for run in runs)
+            best = min(means, key=lambda lr: (math.inf if (mean := means[lr]) is None else mean, lr))
+            found.append(TunedRate(setting, width, means, None if missing else best, missing))
+        return found
+
+    def tuned(self, records: Iterable[Record]) -> Study:
+        """The study with the learning rates that its tuning found, and nothing left to tune: a function of records.
+
+        Raises DataError while tuning runs are missing.
+        """
+        if self.tuning is None:
+            return self
+        found = self.rates(records)
+        if missing := sum(rate.missing for rate in found):
+            raise DataError(
+                f"{missing} of the {len(self.tuning_runs())} runs that find the learning rates of {self.name!r} are "
+                "missing; kc-interp sweep makes them"
+            )
+        tried = sorted({rate.d_model for rate in found})
+        near: dict[int, list[int]] = {}
+        for width in sorted({*self.grid.d_model, *tried}):
+            near.setdefault(min(tried, key=lambda one: abs(math.log(one / width))), []).append(width)
+        return self.with_rates(
+            [
+                LearningRate(rate.lr, **rate.setting, d_model=tuple(near[rate.d_model]))
+                for rate in found
+                if rate.lr is not None
+            ]
+        )
 
     @staticmethod
     def _require_different(runs: Sequence[Run]) -> None:
@@ -376,13 +598,35 @@ class Study:
                 )
 
     def grouped(self, runs: Sequence[Run]) -> list[Ensemble]:
-        """Runs of one kind in ensembles of at most `runs_per_ensemble`, in order; sources of weights first."""
-        by_kind: dict[str, list[Run]] = {}
-        for run in runs:
-            by_kind.setdefault(run.kind, []).append(run)
+        """Runs of one kind in ensembles of at most `runs_per_ensemble`, in order; sources of weights first.
+
+        Runs that differ only in their number of steps and share a trunk are one of these, whatever their number.
+        """
+        by_kind: dict[tuple[str, ...], list[list[Run]]] = {}
+        for line in _lines(runs):
+            by_kind.setdefault(tuple(run.kind for run in line), []).append(line)
         size = self.runs_per_ensemble
         groups = [same[low : low + size] for same in by_kind.values() for low in range(0, len(same), size)]
-        return [Ensemble(tuple(group)) for group in sorted(groups, key=lambda group: group[0].level)]
+        groups.sort(key=lambda group: group[0][0].level)
+        return [Ensemble(tuple(run for line in group for run in line)) for group in groups]
+
+
+def _with_digits(spec: RunSpec, arm: Arm) -> RunSpec:
+    """The run with what its arm says of digits; else as the base has it."""
+    model, train = spec.model, spec.train
+    if arm.digits is not None:
+        model = dataclasses.replace(model, digits=arm.digits)
+    if arm.freeze_digits:
+        train = dataclasses.replace(train, freeze_digits=True)
+    return dataclasses.replace(spec, model=model, train=train)
+
+
+def _lines(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs that have a trunk in common, by number of steps."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.line, []).append(run)
+    return [sorted(line, key=lambda run: run.spec.train.steps) for line in found.values()]
 
 
 def load(path: Path) -> Study:
@@ -431,7 +675,9 @@ def check(study: Study) -> None:
     tried: set[str] = set()
     for arm, point in study.conditions():
         for width in widths:
-            run = study.run(arm, {**point, "d_model": width}, study.seed_list[0])
+            *sources, run = study.with_sources(arm, {**point, "d_model": width}, study.seed_list[0])
+            if arm.digits_from is not None and (absent := _digits(run.stages[0]) - _digits(sources[-1].spec)):
+                raise SpecError(f"arm {arm.name!r}: {arm.digits_from!r} has no digits {' '.join(sorted(absent))}")
             for stage in run.stages:
                 if (mark := canonical([to_plain(part) for part in (stage.task, stage.data, stage.model)])) in tried:
                     continue
@@ -439,6 +685,7 @@ def check(study: Study) -> None:
                 try:
                     task = plugins.make_task(stage.task)
                     context_length(stage, task)
+                    _require_digits(stage)
                     sampled = canonical([to_plain(stage.task), to_plain(stage.data)])
                     if sampled not in tried:
                         _require_items(stage, task)
@@ -446,8 +693,29 @@ def check(study: Study) -> None:
                 except KCInterpError as error:
                     raise type(error)(f"arm {arm.name!r} at {_words(run.point)}: {error}") from error
     _check_criterion(study)
-    if study.placement.kind == "grid":
-        study.runs()
+    own = dataclasses.replace(study, tuning=None).runs() if study.placement.kind == "grid" else []
+    study._require_different([*study.tuning_runs(), *own])
+
+
+def _digits(spec: RunSpec) -> set[str]:
+    from kc_interp import plugins
+    from kc_interp.tokens import Tokens
+    from kc_interp.train import digit_tokens
+
+    tokens = Tokens.of(plugins.make_task(spec.task), spec.data.vocabulary)
+    return {tokens.symbols[token] for token in digit_tokens(tokens)}
+
+
+def _require_digits(spec: RunSpec) -> None:
+    """There are digits where something is said of them, and dimensions enough for what is said."""
+    from kc_interp.train import digit_embeddings
+
+    if spec.model.digits is None and not spec.train.freeze_digits:
+        return
+    if not (found := _digits(spec)):
+        raise SpecError(f"the task {spec.task.name!r} has no digits to freeze or to embed")
+    if spec.model.digits is not None:
+        digit_embeddings(spec, len(found))
 
 
 def _require_items(spec: RunSpec, task: Any) -> None:
@@ -479,9 +747,18 @@ def _check_criterion(study: Study) -> None:
         raise SpecError(
             f"criterion.component is {component!r}, of which no arm's task consists{did_you_mean(component, known)}"
         )
-    lacking = [name for name, components in parts.items() if component not in components]
+    lacking = [arm.name for arm in study.arms if arm.placed and component not in parts[arm.name]]
     if lacking and study.placement.kind == "adaptive":
-        raise SpecError(f"arm {lacking[0]!r} does not train on {component}, by which adaptive placement is to judge it")
+        raise SpecError(
+            f"arm {lacking[0]!r} does not train on {component}, by which adaptive placement is to judge it; where "
+            "others only start from it, set placed = false"
+        )
+
+
+def _mean(nats: Sequence[float | None]) -> float | None:
+    """None where there is nothing, or where a run has diverged."""
+    finite = [value for value in nats if value is not None]
+    return math.fsum(finite) / len(finite) if finite and len(finite) == len(nats) else None
 
 
 def _words(point: Mapping[str, Any]) -> str:

@@ -1,14 +1,16 @@
 """The driver: what a study asks for and the store does not hold is handed out, and what comes back is stored.
 
 It alone writes. An ensemble's answer is stored whole before it counts as done, so that a driver killed at any moment
-goes on with the ensembles that are missing, and ends with the keys and values of one that was left alone. An adaptive
-study goes in rounds: the runs of a round follow from the completed rounds before it, whoever trained them.
+goes on with the ensembles that are missing, and ends with the keys and values of one that was left alone. A study that
+tunes its learning rates or places its runs adaptively goes in rounds: the runs of a round follow from the completed
+rounds before it, whoever trained them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +18,7 @@ from kc_interp.errors import KCInterpError
 from kc_interp.records import Record, Store
 from kc_interp.scaling.executors import Done, Executor, Failed, Progress
 from kc_interp.scaling.schedule import Job, states_of, unpack
-from kc_interp.scaling.study import Ensemble, Run, Study, check
+from kc_interp.scaling.study import Ensemble, Run, Study, TunedRate, check
 from kc_interp.spec import to_plain
 
 Verdicts = Mapping[str, bool | None]
@@ -40,6 +42,7 @@ class Outcome:
 
     made: int = 0
     failures: list[str] = field(default_factory=list)
+    rates: list[TunedRate] = field(default_factory=list)
     wall_seconds: float = 0.0
     driver_seconds: float = 0.0
 
@@ -52,10 +55,12 @@ def sweep(
     device: str = "cpu",
     keep_states: bool = True,
     on_update: Callable[[Update], None] = lambda update: None,
+    on_tuned: Callable[[Sequence[TunedRate]], None] = lambda rates: None,
 ) -> Outcome:
     """Run what is missing. The caller closes store and executor.
 
-    `keep_states`: workers keep the state of unfinished ensembles beside the store (they must see its disk). Raises
+    `keep_states`: workers keep the state of unfinished ensembles beside the store (they must see its disk). `on_tuned`
+    is told the learning rates once they are found. Raises
     SpecError, DataError, PluginError or StoreError before anything starts; an ensemble that fails is in the outcome,
     and the next sweep tries it again.
     """
@@ -63,7 +68,14 @@ def sweep(
     store.begin(study.name, study.settings)
     began = time.perf_counter()
     drive = _Drive(study, store, device, keep_states, on_update)
-    for ensembles in rounds(study, drive.verdicts):
+
+    def stored() -> list[Record]:
+        found = store.records(study.name)
+        drive.outcome.rates = study.rates(found)
+        on_tuned(drive.outcome.rates)
+        return found
+
+    for ensembles in rounds(study, drive.verdicts, stored):
         drive.expect(ensembles)
         for level in _levels(ensembles):
             drive.work_on(level, executor)
@@ -73,27 +85,37 @@ def sweep(
     return drive.outcome
 
 
-def rounds(study: Study, verdicts: Verdicts) -> Iterator[list[Ensemble]]:
+def rounds(study: Study, verdicts: Verdicts, stored: Callable[[], Iterable[Record]] = list) -> Iterator[list[Ensemble]]:
     """The ensembles of a study in rounds, the completed ones included; `verdicts` is read anew after each.
 
-    On a grid there is one round. Adaptively each round has a batch of every condition that is not settled; it must be
-    completed before the next is asked for.
+    What finds the learning rates is a round of its own, after which the records that are `stored` are asked for. On a
+    grid there is one more. Adaptively each round has a batch of every condition that is not settled; it must be
+    completed before the next is asked for. Runs whose weights those of a batch need are made with them; they count for
+    their own arm's placement only where that asks for them too.
     """
+    if study.tuning is not None:
+        yield study.grouped(study.tuning_runs())
+        study = study.tuned(stored())
     if study.placement.kind == "grid":
         yield study.grouped(study.runs())
         return
     from kc_interp.scaling import placement
 
-    searches = [(*condition, _search(study, *condition), []) for condition in study.conditions()]  # type: ignore[var-annotated]
+    placed = [condition for condition in study.conditions() if condition[0].placed]
+    searches = [(*condition, _search(study, *condition), []) for condition in placed]  # type: ignore[var-annotated]
+    known: set[str] = set()
     while True:
+        fresh: dict[str, Run] = {}
         batch: list[tuple[Run, placement.Run, list[placement.Outcome]]] = []
         for arm, point, search, outcomes in searches:
             for asked in search.next_batch(outcomes).runs:
-                run = study.run(arm, {**point, "d_model": asked.width}, asked.seed)
-                batch.append((run, asked, outcomes))
+                runs = study.with_sources(arm, {**point, "d_model": asked.width}, asked.seed)
+                fresh |= {run.key: run for run in runs if run.key not in known}
+                batch.append((runs[-1], asked, outcomes))
         if not batch:
             return
-        yield study.grouped([run for run, _, _ in batch])
+        known |= fresh.keys()
+        yield study.grouped(list(fresh.values()))
         for run, asked, outcomes in batch:
             outcomes.append(placement.Outcome(asked, bool(verdicts[run.key])))
 
@@ -121,10 +143,18 @@ def parameter_count(run: Run) -> int:
 
 
 def total_runs(study: Study) -> int:
-    """How many runs a study asks for (adaptively: at most)."""
+    """How many runs a study asks for (adaptively: at most), those that find its learning rates included."""
+    tuning = len(study.tuning_runs())
     if study.placement.kind == "adaptive":
-        return study.placement.runs * len(study.conditions())
-    return len(study.seed_list) * len(list(study.grid.points())) * len(study.arms)
+        needed = [len(study.with_sources(arm, point, 0)) for arm, point in study.conditions() if arm.placed]
+        return tuning + study.placement.runs * sum(needed)
+    return tuning + len(study.seed_list) * len(list(study.grid.points())) * len(study.arms)
+
+
+def total_cost(study: Study) -> float:
+    """What all ensembles of a study on a grid cost. Their learning rates, unknown or not, make no difference."""
+    own = dataclasses.replace(study, tuning=None).runs()
+    return sum(one.cost for runs in (study.tuning_runs(), own) for one in study.grouped(runs))
 
 
 def _levels(ensembles: Sequence[Ensemble]) -> list[list[Ensemble]]:
@@ -145,13 +175,13 @@ class _Drive:
         self.verdicts = {record.key: record.learned for record in store.records(study.name)}
         self.outcome = Outcome()
         self._total = total_runs(study)
-        self._cost, self._before, self._made = 0.0, 0.0, 0.0
+        self._cost = total_cost(study) if study.placement.kind == "grid" else 0.0
+        self._before, self._made = 0.0, 0.0
         self._under_way: dict[str, float] = {}
         self._began = time.monotonic()
 
     def expect(self, ensembles: Sequence[Ensemble]) -> None:
-        """Count the work of a round, what is stored of it included."""
-        self._cost += sum(one.cost for one in ensembles)
+        """Count the work of a round that is done already."""
         self._before += sum(one.cost for one in ensembles if not self._missing(one))
 
     def _missing(self, ensemble: Ensemble) -> bool:
@@ -196,7 +226,7 @@ class _Drive:
 
     def _starts(self, ensemble: Ensemble) -> dict[str, bytes]:
         """The weights that members begin with, from the store. Raises KCInterpError when some are not there."""
-        wanted = {run.start for run in ensemble.runs if run.start is not None}
+        wanted = {run.source for run in ensemble.runs if run.source is not None}
         if not wanted:
             return {}
         found = {record.key: self.store.weights_path(record) for record in self.store.records(keys=wanted)}
