@@ -13,7 +13,17 @@ from kc_interp.errors import DataError
 from kc_interp.scaling import simulation
 from kc_interp.scaling.accuracy_curves import fit_accuracy
 from kc_interp.scaling.simulation import SIZES
-from kc_interp.scaling.thresholds import LAPSES, SLOPES_DEX, Estimate, Grid, capacity, difference, fit, fit_axes
+from kc_interp.scaling.thresholds import (
+    LAPSES,
+    SLOPES_DEX,
+    Estimate,
+    Grid,
+    capacity,
+    difference,
+    fit,
+    fit_axes,
+    interaction,
+)
 
 ALL = np.asarray(SIZES, dtype=float)
 SPAN = (SIZES[0], SIZES[-1])
@@ -197,3 +207,25 @@ def test_in_worlds_of_the_prior_the_interval_of_t_covers_at_its_stated_rate() ->
         t = fit(sizes, world.accuracies(sizes, rng) >= 0.9, span=SPAN).t
         hits += (t.low is None or t.low <= world.t) and (t.high is None or world.t <= t.high)
     assert hits / worlds == pytest.approx(0.95, abs=1.96 * math.sqrt(0.95 * 0.05 / worlds))
+
+
+def test_a_bound_never_lies_beyond_the_sizes_tried() -> None:
+    never, always = fit(ALL, np.zeros(21, dtype=bool)), fit(ALL, np.ones(21, dtype=bool))
+    assert never.t.low is not None and never.t.low <= math.log10(ALL.max())
+    assert always.t.high is not None and always.t.high >= math.log10(ALL.min())
+    widest = math.log10(ALL.max() / ALL.min())
+    gap = difference(always, never)
+    assert gap.censored == "above" and gap.low is not None and gap.low <= widest
+
+
+def test_the_interaction_is_the_difference_of_two_differences() -> None:
+    sizes = (60_000, 15_000, 30_000, 20_000)
+    a, b, c, d = (fit(*sharp(size), span=SPAN) for size in sizes)
+    found, one, other = interaction(a, b, c, d), difference(a, b), difference(c, d)
+    assert found.value is not None and found.low is not None and found.high is not None
+    assert one.value is not None and other.value is not None
+    assert found.value == pytest.approx(one.value - other.value, abs=0.02)
+    assert found.low < math.log10(15 / 60) - math.log10(20 / 30) < found.high
+    never = fit(ALL, np.zeros(21, dtype=bool))
+    assert interaction(never, b, c, d).censored == "below" and interaction(a, b, c, never).censored == "below"
+    assert interaction(never, b, never, d).censored == "both"

@@ -211,10 +211,14 @@ class Posterior:
             return Estimate(value, low, high)
         if above and not below:
             why = note or f"larger sizes than 10^{self.largest:.2f} were not tried"
-            return Estimate(value, quantiles(1 - LEVEL)[0], None, "above", why)
+            return Estimate(value, min(quantiles(1 - LEVEL)[0], self.largest), None, "above", why)
         if below and not above:
             return Estimate(
-                value, None, quantiles(LEVEL)[0], "below", f"smaller sizes than 10^{self.smallest:.2f} were not tried"
+                value,
+                None,
+                max(quantiles(LEVEL)[0], self.smallest),
+                "below",
+                f"smaller sizes than 10^{self.smallest:.2f} were not tried",
             )
         return Estimate(None, None, None, "both", f"{self.runs} runs over these sizes do not locate it")
 
@@ -254,17 +258,37 @@ def difference(a: Posterior, b: Posterior) -> Estimate:
 
     One-sided where an arm is censored; "both" where each censored arm leaves another end open.
     """
-    ends = a.t.censored, b.t.censored
-    above = ends[1] in ("above", "both") or ends[0] in ("below", "both")
-    below = ends[1] in ("below", "both") or ends[0] in ("above", "both")
-    if above and below:
-        return Estimate(None, None, None, "both", "both arms are censored")
-    gaps = b.grid.t[:, None] - a.grid.t
+    gaps = _tried(b)[:, None] - _tried(a)
     weights = b.t_weights[:, None] * a.t_weights
+    return _open_ended([(1, b), (-1, a)], lambda *shares: _quantiles(gaps, weights, *shares))
 
-    def quantiles(*shares: float) -> list[float]:
-        return _quantiles(gaps, weights, *shares)
 
+def interaction(a: Posterior, b: Posterior, c: Posterior, d: Posterior, draws: int = 100_000) -> Estimate:
+    """(t of b minus t of a) minus (t of d minus t of c), in dex: by how much one contrast exceeds another.
+
+    From `draws` independent draws of each posterior under a fixed seed (error of an end: about 0.002 dex); censored
+    arms leave ends open as in `difference`.
+    """
+    rng = np.random.default_rng(0)
+    terms = [(1, b), (-1, a), (-1, d), (1, c)]
+    total = np.zeros(draws)
+    for sign, one in terms:
+        total += sign * rng.choice(_tried(one), size=draws, p=one.t_weights / one.t_weights.sum())
+    return _open_ended(terms, lambda *shares: np.quantile(total, shares).tolist())
+
+
+def _tried(posterior: Posterior) -> Float[np.ndarray, " t"]:
+    """The posterior's places; beyond the sizes tried, where the data say nothing, the last size."""
+    return np.clip(posterior.grid.t, posterior.smallest, posterior.largest)
+
+
+def _open_ended(terms: Sequence[tuple[int, Posterior]], quantiles: _Quantiles) -> Estimate:
+    """A signed sum of thresholds, one-sided where censored arms leave one end open."""
+    ends = [(sign, posterior.t.censored) for sign, posterior in terms]
+    above = any(end == "both" or end == ("above" if sign > 0 else "below") for sign, end in ends)
+    below = any(end == "both" or end == ("below" if sign > 0 else "above") for sign, end in ends)
+    if above and below:
+        return Estimate(None, None, None, "both", "censored arms leave both ends open")
     if above:
         return Estimate(None, quantiles(1 - LEVEL)[0], None, "above", "an arm is censored")
     if below:
