@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import kc_interp
-from kc_interp.cli import complexity, data, evaluate, listing, probe, sweep, train
+from kc_interp.cli import complexity, data, evaluate, figures, fit, listing, probe, sweep, train
 from kc_interp.cli import demo as demonstrate
 from kc_interp.errors import KCInterpError
 
@@ -30,6 +30,8 @@ app.command("eval")(evaluate.evaluate)
 app.command("probe")(probe.probe)
 app.command("complexity")(complexity.complexity)
 app.command("sweep")(sweep.sweep)
+app.command("fit")(fit.fit)
+app.command("figures")(figures.figures)
 app.command("list")(listing.listing)
 app.add_typer(data.app, name="data")
 

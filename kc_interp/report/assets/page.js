@@ -10,7 +10,7 @@
     return element;
   };
   const initial = JSON.parse(byId("state").textContent);
-  const state = { at: "", left: initial.left, right: initial.right, switches: {} };
+  const state = { at: "", left: initial.left, right: initial.right, switches: {}, choices: {} };
   const content = (chart) => JSON.parse(chart.querySelector(":scope > script").textContent);
 
   /* Charts */
@@ -167,6 +167,15 @@
       if (canvas.checkVisibility() && canvas._fullLayout && Math.abs(canvas._fullLayout.width - canvas.clientWidth) > 1) Plotly.Plots.resize(canvas);
   }
 
+  /* One panel of several at a time */
+  function choose() {
+    for (const select of all("select.choice")) {
+      select.value = state.choices[select.id] ?? "0";
+      for (const panel of all(".panel", select.closest("section"))) panel.hidden = panel.dataset.choice !== select.value;
+    }
+    fit();
+  }
+
   /* State in the address */
   function save() {
     const parts = new URLSearchParams();
@@ -174,6 +183,7 @@
     if (state.left !== initial.left) parts.set("left", state.left);
     if (state.right !== initial.right) parts.set("right", state.right);
     for (const [id, { example, mask }] of Object.entries(state.switches)) if (example || mask) parts.set(id, `${example}.${mask}`);
+    for (const [id, chosen] of Object.entries(state.choices)) if (chosen !== "0") parts.set(id, chosen);
     const text = parts.toString();
     history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
   }
@@ -189,6 +199,12 @@
       const match = /^(\d+)\.(\d+)$/.exec(parts.get(chart.id) || "");
       if (match) state.switches[chart.id] = { example: Number(match[1]), mask: Number(match[2]) };
     }
+    state.choices = {};
+    for (const { id, options } of all("select.choice")) {
+      const chosen = parts.get(id);
+      if ([...options].some((option) => option.value === chosen)) state.choices[id] = chosen;
+    }
+    choose();
     arrange();
     all("[data-kind=switches][data-drawn=yes]").forEach((chart) => chart.restore());
     if (state.at) go(state.at);
@@ -212,6 +228,11 @@
     arrange();
     save();
   });
+  all("select.choice").forEach((select) => select.addEventListener("change", () => {
+    state.choices[select.id] = select.value;
+    choose();
+    save();
+  }));
   all(".pair").forEach((button) => button.addEventListener("click", () => {
     state.left = button.dataset.left;
     state.right = button.dataset.right;
