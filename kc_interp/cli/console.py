@@ -121,6 +121,9 @@ def _has_display() -> bool:
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
+_NAME = 20
+"""What stands first in a line is not squeezed below this many characters."""
+
 _SHORT = 24
 
 
@@ -140,6 +143,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
             column,
             justify="right" if numeric else "left",
             overflow="fold",
+            min_width=min(_NAME, max((len(row[0]) for row in rows), default=0)) if index == 0 else None,
             no_wrap=not numeric and all(len(row[index]) <= _SHORT for row in rows),
         )
     for row in rows:

@@ -131,12 +131,17 @@ def _conditions(analysis: Analysis, *, widths: bool) -> Iterator[Table]:
         "the sizes that were tried.",
     )
     yield table(
-        "Sizes in parameters at which this share of all runs learns, and other thresholds",
-        ("condition", "10 %", "50 %", "90 %", "without embeddings", "single steps"),
+        "Sizes in parameters at which this share of all runs learns",
+        ("condition", "10 %", "50 %", "90 %"),
+        [(one.label, *(size(estimate, interval=False) for estimate in _shares(one))) for one in analysis.conditions],
+        caption="Intervals: --json.",
+    )
+    yield table(
+        "Other thresholds, in parameters",
+        ("condition", "without embeddings", "single steps"),
         [
             (
                 one.label,
-                *(size(estimate, interval=False) for estimate in _shares(one)),
                 size(_t(one.skill, "non-embedding"), interval=False),
                 size(_t(one.atoms), interval=False),
             )
