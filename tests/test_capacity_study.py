@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -79,3 +81,8 @@ def test_its_lines_alone_tell_the_same(swept: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_text((swept.parent / name).read_text())
     here, there = (run("fit", str(path), "--no-laws") for path in (swept, tmp_path / "study.toml"))
     assert here["conditions"] == there["conditions"] and here["contrasts"] == there["contrasts"]
+
+
+def test_the_tables_of_its_page_are_those_of_its_records() -> None:
+    done = subprocess.run([sys.executable, FOLDER / "outcome.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr or "run experiments/capacity/outcome.py"

@@ -10,7 +10,9 @@ Laws over the conditions of a setting stand in `law_report`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -372,12 +374,17 @@ def operations_of(task: TaskSpec) -> tuple[str, ...]:
 
 
 def _sizes(record: Record) -> dict[Axis, float]:
-    """A run's size on both axes. What is no embedding depends neither on the vocabulary nor on the context."""
+    """A run's size on both axes."""
+    return {"parameters": float(record.parameters), "non-embedding": _non_embedding(canonical(record.spec["model"]))}
+
+
+@functools.lru_cache(maxsize=4096)
+def _non_embedding(model: str) -> float:
+    """The parameters of a model that are no embedding: they depend neither on the vocabulary nor on the context."""
     from kc_interp.model import parameters
 
-    model = from_plain(ModelSpec, record.spec["model"], where=f"record {record.key[:8]}")
-    rest = parameters.count(model, d_vocab=1, n_ctx=1, embedding=False)
-    return {"parameters": float(record.parameters), "non-embedding": float(rest)}
+    spec = from_plain(ModelSpec, json.loads(model), where="a record's model")
+    return float(parameters.count(spec, d_vocab=1, n_ctx=1, embedding=False))
 
 
 def _span(sizes: Sequence[float]) -> tuple[float, float] | None:
