@@ -1,31 +1,39 @@
-"""What the store and the driver cost: 100,000 records written and queried, and their share of a small sweep's time.
+"""What the store and the driver cost: 100,000 records queried and drawn, and their share of a small sweep's time.
 
     python experiments/bench/store.py [--records 100000] [--members 100] [--steps 300] [--out FOLDER] [--json]
 
-The records are as large as those of a three-operation study, without curves (one file an ensemble, its cost printed
-beside). They are written an ensemble at a time, each in its own transaction, as a sweep does. The sweep trains eight
-runs of two widths with one worker: the driver's share is what it does itself while its worker could wait. Exit status 1
-when a target is missed.
+The records are as large as those of a study of up to three operations, without curves (one file an ensemble, its cost
+printed beside). They are written an ensemble at a time, each in its own transaction, as a sweep does; queried for the
+status, all keys and one arm; then all are read as `kc-interp figures` does, analysed and drawn (success, thresholds and
+synergy on one page). The sweep trains eight runs of two widths with one worker: the driver's share is what it does
+itself while its worker could wait. Exit status 1 when a target is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from kc_interp import gallery
+from kc_interp.cli.records import find
 from kc_interp.records import Record, Store, run_key
+from kc_interp.scaling.analysis import analyse
 from kc_interp.scaling.executors import Local
 from kc_interp.scaling.study import Arm, Criterion, Grid, Study
 from kc_interp.scaling.sweep import sweep
 from kc_interp.spec import DataSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec, to_plain
 
 TARGET_SECONDS, TARGET_SHARE = 5.0, 0.02
-CURVED = 100
 
 
 def main() -> int:
@@ -40,7 +48,8 @@ def main() -> int:
         stored = store_times(Path(scratch), chosen.records, chosen.members)
         swept = sweep_times(Path(scratch), chosen.steps)
     document = {
-        "protocol": f"{chosen.records} records, ensembles of {chosen.members}; a sweep of 8 runs, {chosen.steps} steps",
+        "protocol": f"{stored['records']} records in ensembles of {chosen.members}; a sweep of 8 runs, "
+        f"{chosen.steps} steps",
         "target_seconds": TARGET_SECONDS,
         "target_share": TARGET_SHARE,
         **stored,
@@ -55,8 +64,13 @@ def main() -> int:
     else:
         print(document["protocol"])
         print(
-            f"written in {stored['write_seconds']:.2f} s, queried in {stored['query_seconds']:.2f} s, together "
-            f"{stored['seconds']:.2f} s (target {TARGET_SECONDS:g} s); {stored['size_bytes'] / 1e6:.0f} MB"
+            f"queried in {stored['query_seconds']:.2f} s, read in {stored['read_seconds']:.2f} s, analysed in "
+            f"{stored['analyse_seconds']:.2f} s, drawn in {stored['draw_seconds']:.2f} s: together "
+            f"{stored['seconds']:.2f} s (target {TARGET_SECONDS:g} s)"
+        )
+        print(
+            f"written in {stored['write_seconds']:.2f} s ({1e6 * stored['write_seconds'] / stored['records']:.0f} µs a "
+            f"record); {stored['size_bytes'] / 1e6:.0f} MB"
         )
         print(f"curves of an ensemble of {chosen.members}: {1e3 * stored['curves_seconds']:.1f} ms more")
         print(
@@ -67,57 +81,96 @@ def main() -> int:
 
 
 def store_times(folder: Path, count: int, members: int) -> dict[str, float]:
-    """Seconds to write records ensemble by ensemble, to ask for the status, all keys and one arm, and for curves."""
+    """Seconds to write records ensemble by ensemble, to query them, to read, analyse and draw all, and for curves."""
     curve = tuple({"step": 200 * n, "loss_nats": 1 / n, "mixture": 0.5, "MAX": 0.5, "SUM": 0.5} for n in range(1, 41))
+    study = replace(STUDY, seeds=members * max(1, count // (members * CELLS)))
     with Store.open(folder / "records.sqlite", write=True) as store:
-        store.begin("bench", {})
-        write_seconds = 0.0
-        for low in range(0, count, members):  # made as they are stored, as in a sweep: no heap of records to collect
-            ensemble = [record(index) for index in range(low, low + members)]
+        store.begin(study.name, study.settings)
+        write_seconds, written = 0.0, 0
+        for ensemble in ensembles(study, members):  # made as they are stored, as in a sweep: no heap to collect
             began = time.perf_counter()
             store.add(ensemble)
             write_seconds += time.perf_counter() - began
-        written = time.perf_counter()
-        status = store.status("bench")
-        keys = store.keys("bench")
-        arm = store.records("bench", arm="arm 3")
-        queried = time.perf_counter()
-        curve_seconds = 0.0
-        for low in range(count, count + CURVED * members, members):
-            ensemble = [record(index, curve) for index in range(low, low + members)]
+            written += len(ensemble)
+        times = [time.perf_counter()]
+        status = store.status(study.name)
+        keys = store.keys(study.name)
+        arm = store.records(study.name, arm="MAX+SUM")
+        times.append(time.perf_counter())
+        found = find(study, folder / "study.toml", store.path, None).records
+        times.append(time.perf_counter())
+        analysis = analyse(study, found)
+        times.append(time.perf_counter())
+        page = gallery.render(analysis, gallery.figures(analysis, (), ("success", "thresholds", "synergy")))
+        times.append(time.perf_counter())
+        if not len(keys) == len(found) == written == sum(row["runs"] for row in status) or not arm or not page:
+            raise SystemExit("the store does not hold what was written")
+        del found, analysis, arm
+        more = replace(study, seeds=tuple(range(10**6, 10**6 + members)))
+        curve_seconds, curved = 0.0, 0
+        for ensemble in ensembles(more, members, curve):
             began = time.perf_counter()
             store.add(ensemble)
             curve_seconds += time.perf_counter() - began
-        if not count <= len(keys) < count + members or sum(row["runs"] for row in status) != len(keys) or not arm:
-            raise SystemExit("the store does not hold what was written")
+            curved += 1
         size = store.path.stat().st_size
+    query, read, analysed, drawn = (after - before for before, after in itertools.pairwise(times))
     return {
+        "records": written,
         "write_seconds": write_seconds,
-        "query_seconds": queried - written,
-        "seconds": write_seconds + queried - written,
-        "curves_seconds": curve_seconds / CURVED - write_seconds * members / count,
+        "query_seconds": query,
+        "read_seconds": read,
+        "analyse_seconds": analysed,
+        "draw_seconds": drawn,
+        "seconds": query + read + analysed + drawn,
+        "curves_seconds": curve_seconds / curved - write_seconds * members / written,
         "size_bytes": size,
     }
 
 
-def record(index: int, curve: tuple[dict[str, float], ...] | None = None) -> Record:
+STUDY = Study(
+    "bench",
+    tuple(
+        Arm(name="+".join((*others, "SUM")), operations=(*others, "SUM"))
+        for others in ((), ("MAX",), ("MED",), ("MIN",), ("MAX", "MED"))
+    ),
+    grid=Grid(d_model=(8, 12, 16, 24, 32, 48, 64), init=("narrow", "wide")),
+    criterion=Criterion("SUM"),
+)
+CELLS = len(STUDY.arms) * len(STUDY.grid.d_model) * len(STUDY.grid.init)
+
+
+def ensembles(study: Study, members: int, curve: tuple[dict[str, float], ...] | None = None) -> Iterator[list[Record]]:
+    """Every run of a study as a record of the usual size; whether it learned is drawn by its width."""
+    rng = np.random.default_rng(0)
+    for arm, point in study.conditions():
+        for width in study.grid.d_model:
+            plain = to_plain(study.run(arm, {**point, "d_model": width}, 0).spec)
+            for low in range(0, len(study.seed_list), members):
+                name = f"{arm.name} {point['init']} {width} {low}"
+                yield [
+                    record(plain, arm, width, seed, name, index, rng.random() < 1 / (1 + (20 / width) ** 5), curve)
+                    for index, seed in enumerate(study.seed_list[low : low + members])
+                ]
+
+
+def record(
+    plain: dict[str, Any], arm: Arm, width: int, seed: int, ensemble: str, member: int, learned: bool,
+    curve: tuple[dict[str, float], ...] | None,
+) -> Record:  # fmt: skip
     """A record of the usual size."""
-    seed, arm = divmod(index, 20)
-    spec: dict[str, Any] = {**SPEC, "seed": seed, "task": {"name": "listops", "settings": {"arm": arm}}}
-    exact = {"value": 0.5, "n": 1000, "low": 0.46908, "high": 0.53091}
-    sets = ("test", *(f"{kind}: {op}" for kind in ("test", "held-out", "atoms") for op in ("MAX", "MED", "SUM")))
+    spec = {**plain, "seed": seed}
+    exact = {"value": 0.95 if learned else 0.31, "n": 1000, "low": 0.28908, "high": 0.96091}
+    parts = [f"{kind}: {operation}" for kind in ("test", "held-out", "atoms") for operation in arm.operations or ()]
     measured = {
-        name: {"n": 1000, "chance": 0.1, "exact": exact, "answer": exact, "answer_nats": exact} for name in sets
+        name: {"n": 1000, "chance": 0.1, "exact": exact, "answer": exact, "answer_nats": exact}
+        for name in ("test", *parts)
     }
     return Record(
-        key=run_key(spec), study="bench", arm=f"arm {arm}", seed=seed, ensemble=str(index // 100), member=index % 100,
-        d_model=8 * (1 + index % 7), parameters=10_000, spec=spec, metrics={"sets": measured}, learned=index % 3 == 0,
-        curve=curve, wall_seconds=60.0, made="2026-01-01T00:00:00+00:00",
-        provenance={"torch": "2.13", "commit": 40 * "0"},
+        key=run_key(spec), study=STUDY.name, arm=arm.name, seed=seed, ensemble=ensemble, member=member, d_model=width,
+        parameters=24 * width**2 + 150 * width, spec=spec, metrics={"sets": measured}, learned=learned, curve=curve,
+        wall_seconds=60.0, made="2026-01-01T00:00:00+00:00", provenance={"torch": "2.13", "commit": 40 * "0"},
     )  # fmt: skip
-
-
-SPEC = to_plain(RunSpec())
 
 
 def sweep_times(folder: Path, steps: int) -> dict[str, float]:

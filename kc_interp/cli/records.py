@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ def find(study: Study, toml: Path, store: Path | None, records: Path | None) -> 
             f"no records of {toml}: neither {place} nor {lines} is there; kc-interp sweep makes them, and --store or "
             "--records names others"
         )
+    gc.freeze()  # the records stay until the command ends: nothing is gained by searching them for garbage
     ours = tuple(record for record in found if record.study == study.name)
     if not ours:
         holds = f"it holds: {', '.join(settings)}" if settings else "it is empty"
