@@ -129,6 +129,8 @@ class TrainSpec:
     `loss`: on every token (as the paper) or on the completion only.
     `batches`: bucketed by length, or `stream` (random crops of `crop` tokens of one stream, as the paper).
     `freeze_digits`: the token embeddings of the digits stay as they begin (they count as parameters all the same).
+    `stop_after`: a run ends once so many evaluations in a row find it right on 99.9 % of its mixture (0: never).
+    `dtype`: tf32 and bfloat16 are for CUDA, and of the matrix products only: parameters stay float32.
     """
 
     steps: int = 8_000
@@ -144,13 +146,15 @@ class TrainSpec:
     loss: Literal["all", "completion"] = "all"
     batches: Literal["bucketed", "stream"] = "bucketed"
     crop: int = 128
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    dtype: Literal["float32", "tf32", "bfloat16", "float64"] = "float32"
     checkpoint_every: int = 1_000
     freeze_digits: bool = field(default=False, metadata=LATER)
+    stop_after: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "crop", "checkpoint_every"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        _require(self.stop_after >= 0, f"stop_after is {self.stop_after}; it is a number of evaluations, 0 for never")
         _require(
             _positive(self.lr) and _positive(self.clip), f"lr is {self.lr}, clip is {self.clip}; both must be above 0"
         )

@@ -2,7 +2,8 @@
 
 The members of an ensemble share every matrix product and nothing else: each has its own loss, its own gradient norm
 and its own optimiser state, so that a member is the run it would have been alone, up to rounding. Parameters live in
-one flat buffer per run, which makes clipping and AdamW a handful of operations whatever the number of tensors.
+one flat buffer per run, which makes clipping and AdamW a handful of operations whatever the number of tensors. A step
+never waits for the device: the host looks at numbers only when it reports, evaluates or keeps the state.
 
 Runs of schedule trunk that differ only in their steps have a trunk in common and are trained for all their budgets at
 once (`train_budgets`): a budget's cool-down branches off a state that is, to the bit, that of its run trained alone.
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import platform
 import signal
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,10 +34,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kc_interp
 from kc_interp import checkpoint, metrics, plugins
-from kc_interp.batches import IGNORE, Batch, Batches
+from kc_interp.batches import CHUNK, IGNORE, Batches, EnsembleBatches
 from kc_interp.checkpoint import Checkpoint
 from kc_interp.data import Split
 from kc_interp.errors import CheckpointError, SpecError
@@ -42,13 +46,19 @@ from kc_interp.files import write_atomically
 from kc_interp.model import parameters
 from kc_interp.model.device import tune_for_training
 from kc_interp.model.forward import forward
-from kc_interp.spec import RunSpec, TrainSpec, to_plain
+from kc_interp.spec import ModelSpec, RunSpec, TrainSpec, to_plain
 from kc_interp.tasks.task import Task
 from kc_interp.tokens import Tokens
 
 STATE_NAME = "train-state.safetensors"
 EVALUATIONS = 40
 EVALUATION_ITEMS = 256
+EVALUATED_TOGETHER = 64
+"""At most so many runs are evaluated in one pass: an evaluation then needs no more memory than the steps before it."""
+
+MASTERED = 0.999
+"""The accuracy on a run's mixture that `stop_after` waits for."""
+
 _UNUSED_LOGIT = -1e9
 
 
@@ -98,16 +108,23 @@ def prepare(spec: RunSpec, cache: dict[Any, Any] | None = None) -> _Member:
     task = plugins.make_task(spec.task)
     tokens = Tokens.of(task, spec.data.vocabulary)
     split = Split.of(task, spec.data)
-    key = json.dumps([to_plain(spec.task), to_plain(spec.data), spec.seed], sort_keys=True)
+    key = _data_key(spec)
     if key not in cache:
         chains = split.draw(task, spec.data.n_train, np.random.default_rng([2, spec.seed]), test=False)
+        cache[key] = (tokens.encode(chains.symbols).astype(np.int16), chains.lengths, chains.prompts)
+    # The test items of a task are every seed's and every sample size's.
+    shared = _data_key(dataclasses.replace(spec, data=dataclasses.replace(spec.data, n_train=1), seed=0)) + "tests"
+    if shared not in cache:
         parts = {"mixture": task, **(task.components() if len(task.components()) > 1 else {})}
-        tests = {name: _test_items(split, name, part, tokens) for name, part in parts.items()}
-        cache[key] = (chains, tokens.encode(chains.symbols), tests)
-    chains, ids, tests = cache[key]
-    return _Member(
-        spec, task, tokens, checkpoint.context_length(spec, task), Batches(ids, chains, spec.train, spec.seed), tests
-    )
+        cache[shared] = {name: _test_items(split, name, part, tokens) for name, part in parts.items()}
+    ids, lengths, prompts = cache[key]
+    batches = Batches(ids, lengths, prompts, spec.train, spec.seed)
+    return _Member(spec, task, tokens, checkpoint.context_length(spec, task), batches, cache[shared])
+
+
+def _data_key(spec: RunSpec) -> str:
+    """What decides a run's training chains."""
+    return json.dumps([to_plain(spec.task), to_plain(spec.data), spec.seed], sort_keys=True)
 
 
 def _test_items(split: Split, name: str, task: Task, tokens: Tokens) -> metrics.Items:
@@ -128,11 +145,58 @@ class _Curve:
         return done % max(1, self.steps // EVALUATIONS) == 0 or done == self.steps
 
 
+class _AdamW:
+    """AdamW over rows of the flat parameters: torch's fused update, one call for all runs with the same settings.
+
+    A run's row is updated as torch.optim.AdamW(fused=True) updates it alone, to the bit.
+    """
+
+    def __init__(self, flat: Float[Tensor, "run parameter"], specs: Sequence[TrainSpec]) -> None:
+        self._flat, self._specs = flat, specs
+        self.exp_avg, self.exp_avg_sq = torch.zeros_like(flat), torch.zeros_like(flat)
+        self._steps = torch.zeros((), device=flat.device)
+        self.only(range(len(specs)))
+
+    def only(self, runs: Sequence[int]) -> None:
+        """Update these runs from now on; the others stay as they are."""
+        self._groups: dict[TrainSpec, list[int]] = {}
+        for run in runs:
+            self._groups.setdefault(dataclasses.replace(self._specs[run], clip=1.0), []).append(run)
+
+    def restore(self, exp_avg: Tensor, exp_avg_sq: Tensor, steps: int) -> None:
+        self.exp_avg.copy_(exp_avg)
+        self.exp_avg_sq.copy_(exp_avg_sq)
+        self._steps.fill_(steps)
+
+    @torch.no_grad()
+    def step(self, gradients: Float[Tensor, "run parameter"], done: int) -> None:
+        """The update after `done` updates."""
+        self._steps += 1
+        rows = [tensor.unbind() for tensor in (self._flat, gradients, self.exp_avg, self.exp_avg_sq)]
+        for spec, runs in self._groups.items():
+            params, grads, exp_avgs, exp_avg_sqs = ([part[run] for run in runs] for part in rows)
+            torch._fused_adamw_(
+                params,
+                grads,
+                exp_avgs,
+                exp_avg_sqs,
+                [],
+                [self._steps] * len(runs),
+                lr=learning_rate(spec, done),
+                beta1=spec.betas[0],
+                beta2=spec.betas[1],
+                weight_decay=spec.weight_decay,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
+
+
 class Ensemble:
     """Several runs of one model shape, trained together. `step()` makes one update of every run.
 
-    Runs may differ in task, data, seed, initialisation, learning rate and its schedule, weight decay, clipping and in
-    whether their digits' embeddings are frozen.
+    Runs may differ in task, data, seed, initialisation, learning rate and its schedule, weight decay, clipping, early
+    stop and in whether their digits' embeddings are frozen.
     Vocabularies and contexts of different size are padded to the largest; the padding never receives a gradient.
     Learning curves are kept for the smaller `budgets` too, so that their branches have them. Ensembles with the same
     data share it by `cache`.
@@ -157,6 +221,9 @@ class Ensemble:
         self._bfloat16 = specs[0].train.dtype == "bfloat16"
         if self._bfloat16 and not (self.device.type == "cuda" and torch.cuda.is_bf16_supported()):
             raise SpecError("dtype bfloat16 needs a CUDA device that has it; use float32")
+        self._tf32 = specs[0].train.dtype == "tf32"
+        if self._tf32 and self.device.type != "cuda":
+            raise SpecError("dtype tf32 needs a CUDA device; use float32")
         self._d_vocab = max(len(member.tokens) for member in self.members)
         self._n_ctx = max(member.n_ctx for member in self.members)
         self._shapes = parameters.shapes(self.model, d_vocab=self._d_vocab, n_ctx=self._n_ctx)
@@ -168,16 +235,9 @@ class Ensemble:
         }
         for run, member in enumerate(self.members):
             self._write(run, initial_parameters(member.spec, d_vocab=len(member.tokens), n_ctx=member.n_ctx))
-        self._optimisers = [
-            torch.optim.AdamW(
-                [self._flat[run]],
-                lr=member.spec.train.lr,
-                betas=member.spec.train.betas,
-                weight_decay=member.spec.train.weight_decay,
-                fused=True,
-            )
-            for run, member in enumerate(self.members)
-        ]
+        self._batches = EnsembleBatches([member.batches for member in self.members], self.device)
+        self._optimiser = _AdamW(self._flat, [spec.train for spec in specs])
+        self._ended: dict[int, int] = {}
         self._clip = torch.tensor([spec.train.clip for spec in specs], dtype=self._dtype, device=self.device)
         self._unused = self._mask_unused()
         self._frozen = self._frozen_rows()
@@ -195,6 +255,11 @@ class Ensemble:
     def curve(self) -> list[dict[str, Any]]:
         """The points of the learning curves so far."""
         return self._curves[self.steps].points
+
+    @property
+    def over(self) -> bool:
+        """Whether its runs have made all their steps, or have all stopped early."""
+        return self.done == self.steps or len(self._ended) == len(self.members)
 
     @staticmethod
     def _require_alike(specs: Sequence[RunSpec]) -> None:
@@ -248,17 +313,7 @@ class Ensemble:
 
     def batch(self, step: int) -> tuple[Int[Tensor, "run batch pos"], Int[Tensor, "run batch pos"]]:
         """Tokens and targets of every run at a step, padded to the widest."""
-        batches = [member.batches[step] for member in self.members]
-        width = max(batch.tokens.shape[1] for batch in batches)
-
-        def padded(part: Callable[[Batch], np.ndarray], value: int) -> Tensor:
-            rows = [
-                np.pad(part(batch), ((0, 0), (0, width - part(batch).shape[1])), constant_values=value)
-                for batch in batches
-            ]
-            return torch.from_numpy(np.stack(rows)).to(self.device, non_blocking=True)
-
-        return padded(lambda batch: batch.tokens, 0), padded(lambda batch: batch.targets, IGNORE)
+        return self._batches[step]
 
     def losses(
         self, tokens: Int[Tensor, "run batch pos"], targets: Int[Tensor, "run batch pos"]
@@ -287,23 +342,26 @@ class Ensemble:
 
     def step(self) -> Float[Tensor, " run"]:
         """One update of every run; returns the losses before it, on the device: whether to read them is up to you."""
-        tokens, targets = self.batch(self.done)
-        losses = self.losses(tokens, targets)
-        gradients = self.gradients(losses)
+        losses = self.update(*self.batch(self.done))
+        self.done += 1
+        for curve in self._curves.values():
+            curve.losses += losses
+        return losses
+
+    def update(
+        self, tokens: Int[Tensor, "run batch pos"], targets: Int[Tensor, "run batch pos"]
+    ) -> Float[Tensor, " run"]:
+        """Move every run's parameters by its loss on a batch, at the rate of the step at hand; the losses before it."""
+        with _tf32_products(self._tf32):
+            losses = self.losses(tokens, targets)
+            gradients = self.gradients(losses)
         norms = gradients.norm(dim=1)
         gradients *= (self._clip / (norms + 1e-6)).clamp(max=1)[:, None]
         embeddings = self.params["embed.W_E"].detach()
         frozen = None if self._frozen is None else embeddings[self._frozen]
-        for run, optimiser in enumerate(self._optimisers):
-            group = optimiser.param_groups[0]
-            group["lr"] = learning_rate(self.members[run].spec.train, self.done)
-            group["params"][0].grad = gradients[run]
-            optimiser.step()
+        self._optimiser.step(gradients, self.done)
         if self._frozen is not None and frozen is not None:
             embeddings[self._frozen] = frozen  # weight decay would move them
-        self.done += 1
-        for curve in self._curves.values():
-            curve.losses += losses.detach()
         return losses.detach()
 
     def record(self) -> None:
@@ -325,16 +383,30 @@ class Ensemble:
             curve.losses.zero_()
             finite = [loss if math.isfinite(loss) else None for loss in losses]
             curve.points.append({"step": self.done, "loss_nats": finite, "accuracy": accuracy})
+        self._stop_early()
+
+    def _stop_early(self) -> None:
+        """Leave the runs as they are whose curve says that they have learned: a resumed ensemble finds the same."""
+        for run, member in enumerate(self.members):
+            wanted, in_a_row = member.spec.train.stop_after, 0
+            for point in self.curve if wanted and run not in self._ended else ():
+                in_a_row = in_a_row + 1 if point["accuracy"][run]["mixture"] >= MASTERED else 0
+                if in_a_row == wanted:
+                    self._ended[run] = point["step"]
+                    break
+        self._optimiser.only([run for run in range(len(self.members)) if run not in self._ended])
 
     def evaluate(self) -> list[dict[str, float]]:
         """Strict teacher-forced accuracy of every run, on its mixture and on each operation alone."""
         scores: list[dict[str, float]] = [{} for _ in self.members]
         for name in dict.fromkeys(name for member in self.members for name in member.tests):
-            runs = [run for run, member in enumerate(self.members) if name in member.tests]
-            chosen = {key: value.detach()[runs] for key, value in self.params.items()}
-            exact = metrics.exact(chosen, self.model, [self.members[run].tests[name] for run in runs])
-            for run, value in zip(runs, exact.float().mean(1).tolist(), strict=True):
-                scores[run][name] = value
+            asked = [run for run, member in enumerate(self.members) if name in member.tests]
+            for first in range(0, len(asked), EVALUATED_TOGETHER):
+                runs = asked[first : first + EVALUATED_TOGETHER]
+                chosen = {key: value.detach()[runs] for key, value in self.params.items()}
+                exact = metrics.exact(chosen, self.model, [self.members[run].tests[name] for run in runs])
+                for run, value in zip(runs, exact.float().mean(1).tolist(), strict=True):
+                    scores[run][name] = value
         return scores
 
     def state(self) -> bytes:
@@ -363,9 +435,7 @@ class Ensemble:
         own = self._curves[steps]
         tensors = {"params": self._flat, "loss_sum": own.losses}
         tensors |= {f"loss_sum.{curve.steps}": curve.losses for curve in others}
-        for key in ("exp_avg", "exp_avg_sq"):
-            rows = [optimiser.state[optimiser.param_groups[0]["params"][0]].get(key) for optimiser in self._optimisers]
-            tensors[key] = torch.stack([torch.zeros_like(self._flat[0]) if row is None else row for row in rows])
+        tensors |= {"exp_avg": self._optimiser.exp_avg, "exp_avg_sq": self._optimiser.exp_avg_sq}
         described = {"schema": checkpoint.SCHEMA, "kind": "train-state", "step": self.done, "curve": own.points}
         specs = [to_plain(with_steps(member.spec, steps)) for member in self.members]
         beside = {"curves": {str(curve.steps): curve.points for curve in others}} if others else {}
@@ -389,32 +459,120 @@ class Ensemble:
         self._curves = {steps: _Curve(steps, tensors[name], points) for name, (steps, points) in curves.items()}
         with torch.no_grad():
             self._flat.copy_(tensors["params"])
-        for run, optimiser in enumerate(self._optimisers):
-            optimiser.state[optimiser.param_groups[0]["params"][0]] = {
-                "step": torch.tensor(float(self.done), device=self.device),
-                "exp_avg": tensors["exp_avg"][run].clone(),
-                "exp_avg_sq": tensors["exp_avg_sq"][run].clone(),
-            }
+        self._optimiser.restore(tensors["exp_avg"], tensors["exp_avg_sq"], self.done)
+        self._stop_early()
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Every run as a checkpoint, with its own learning curve."""
+        """Every run as a checkpoint, with its own learning curve; that of a run that stopped early ends there."""
+        ends = [self._ended.get(run, self.done) for run in range(len(self.members))]
         return [
             Checkpoint(
                 member.spec,
                 self.member_params(run),
                 training={
-                    "steps": self.done,
+                    "steps": ends[run],
                     "members": len(self.members),
                     "wall_seconds": self.seconds,
                     "curve": [
                         {"step": row["step"], "loss_nats": row["loss_nats"][run], **row["accuracy"][run]}
                         for row in self.curve
+                        if row["step"] <= ends[run]
                     ],
                 },
                 provenance=provenance(self.device),
             )
             for run, member in enumerate(self.members)
         ]
+
+
+@contextlib.contextmanager
+def _tf32_products(wanted: bool) -> Iterator[None]:
+    """Matrix products in tf32 while it is entered: torch's setting is the process's, not a tensor's."""
+    before = torch.get_float32_matmul_precision()
+    if wanted:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.set_float32_matmul_precision(before)
+
+
+def memory_bytes(specs: Sequence[RunSpec], device: torch.device | str = "cpu", *, copies: int = 1) -> int:
+    """About what an ensemble of these runs takes at its peak, beside torch itself, on its device; nothing is drawn.
+
+    `copies`: how many ensembles are alive at a time (a trunk and a branch are two). For the longest batch that the
+    task's chains allow; within 30 % of what a CPU was seen to take (tests/test_scale.py), less what the allocator
+    keeps for later, which may be half as much again. In bfloat16 it is less.
+    """
+    plan, model, runs = specs[0].train, specs[0].model, len(specs)
+    tasks = {json.dumps([to_plain(spec.task), spec.data.vocabulary], sort_keys=True): spec for spec in specs}
+    made = {key: plugins.make_task(spec.task) for key, spec in tasks.items()}
+    d_vocab = max(len(Tokens.of(made[key], spec.data.vocabulary)) for key, spec in tasks.items())
+    n_ctx = max(checkpoint.context_length(spec, made[key]) for key, spec in tasks.items())
+    longest = max(task.max_length for task in made.values())
+    read = max(spec.train.crop if spec.train.batches == "stream" else longest - 1 for spec in specs)
+    number = 8 if plan.dtype == "float64" else 4
+    states = (
+        3 * runs * number * sum(math.prod(s) for s in parameters.shapes(model, d_vocab=d_vocab, n_ctx=n_ctx).values())
+    )
+    training, evaluating = _peak_bytes(model, d_vocab, n_ctx, plan.batch_size, read, longest)
+    working = max(runs * training, min(runs, EVALUATED_TOGETHER) * evaluating) * number // 4
+    samples = sum({_data_key(spec): 2 * spec.data.n_train * longest for spec in specs}.values())
+    if torch.device(device).type == "cpu":
+        samples *= 2  # the host's own, and those in the order to be read
+    return copies * (states + samples + 4 * CHUNK * plan.batch_size * runs) + working
+
+
+@functools.lru_cache
+def _peak_bytes(
+    model: ModelSpec, d_vocab: int, n_ctx: int, batch: int, positions: int, longest: int
+) -> tuple[int, int]:
+    """What a run's float32 step and evaluation take at their peaks: both are made, on torch's device without memory."""
+    runs = 2  # a run of its own takes another way through `forward`
+    table = parameters.shapes(model, d_vocab=d_vocab, n_ctx=n_ctx)
+    params = {name: torch.empty(runs, *shape, device="meta", requires_grad=True) for name, shape in table.items()}
+    with _Live() as step:
+        tokens = torch.zeros(runs, batch, positions, dtype=torch.int64, device="meta")
+        logits = forward(params, model, tokens)
+        loss = F.cross_entropy(logits.flatten(0, 2), tokens.flatten(), reduction="none").sum()
+        torch.cat([part.flatten(1) for part in torch.autograd.grad(loss, list(params.values()))], dim=1)
+    ids, one = (
+        torch.zeros(EVALUATION_ITEMS, longest, dtype=torch.int64),
+        torch.ones(EVALUATION_ITEMS, dtype=torch.int64),
+    )
+    items = metrics.Items(ids, one * longest, one, one, 0, d_vocab)
+    with _Live() as evaluation:
+        chosen = {name: value.detach().clone() for name, value in params.items()}
+        metrics.exact(chosen, model, [items] * runs)
+    return step.peak // runs, evaluation.peak // runs
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of the tensors without memory that are made while it is entered and still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = self._now = 0
+        self._held: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            if not isinstance(tensor, Tensor) or tensor.device.type != "meta":
+                continue
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self._held:
+                self._held.add(key)
+                self._now += size
+                weakref.finalize(storage, self._freed, key, size)
+        self.peak = max(self.peak, self._now)
+        return made
+
+    def _freed(self, key: int, size: int) -> None:
+        self._held.discard(key)
+        self._now -= size
 
 
 def with_steps(spec: RunSpec, steps: int) -> RunSpec:
@@ -495,18 +653,19 @@ def train(
     device: torch.device | str = "cpu",
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    cache: dict[Any, Any] | None = None,
 ) -> list[Checkpoint]:
     """Train the runs together and return their checkpoints.
 
     With `folders` (one a run) each gets `checkpoints/step_….safetensors` along the way and `model.safetensors` at the
     end; with `state_path` everything needed to go on is kept there, replaced whole at every checkpoint and when
     interrupted. `resume` continues from it if it exists. Raises SpecError, DataError and CheckpointError before the
-    first step; on KeyboardInterrupt the state is written first.
+    first step; on KeyboardInterrupt the state is written first. `cache`: see `Ensemble`.
     """
     if folders and len(folders) != len(specs):
         raise SpecError(f"{len(folders)} folders for {len(specs)} runs; give one for each")
     tune_for_training()
-    ensemble = Ensemble(specs, device)
+    ensemble = Ensemble(specs, device, cache=cache)
     if resume and state_path is not None and state_path.exists():
         ensemble.restore(state_path)
     _go_on(ensemble, ensemble.steps, state_path, on_progress, folders)
@@ -533,11 +692,11 @@ def _go_on(
     began, first, before = time.perf_counter(), ensemble.done, ensemble.seconds
     plan = ensemble.members[0].spec.train
     with _deferred_interrupt() as interrupted:
-        while ensemble.done < until:
+        while ensemble.done < until and not ensemble.over:
             losses = ensemble.step()
             ensemble.record_if_due()
             ensemble.seconds = before + time.perf_counter() - began
-            if ensemble.done % 20 == 0 or ensemble.done == until:
+            if ensemble.done % 20 == 0 or ensemble.done == until or ensemble.over:
                 accuracy = [run["mixture"] for run in ensemble.curve[-1]["accuracy"]] if ensemble.curve else None
                 examples = (ensemble.done - first) * len(ensemble.members) * plan.batch_size
                 rate = examples / (ensemble.seconds - before)
@@ -569,6 +728,11 @@ def train_budgets(
         raise SpecError(
             f"schedule {lacking[0].schedule} with warmup {lacking[0].warmup}: budgets are trained at once only with "
             "schedule 'trunk' and a warm-up in steps (or none), e.g. warmup = 100"
+        )
+    if any(spec.train.stop_after for spec in specs):
+        raise SpecError(
+            "stop_after with several budgets on one trunk: a run that stopped would have no trunk to branch from; "
+            "leave out stop_after, or train each budget by itself"
         )
     tune_for_training()
     ordered = sorted(set(budgets))

@@ -4,12 +4,18 @@ A stage begins with the weights that the stage before it ended with, an arm that
 with its embeddings of the digits alone);
 AdamW's moments, the learning rate's schedule and the order of the data begin anew. Between vocabularies the symbols
 that both have keep their rows; the others are fresh.
+
+An ensemble that the device's memory cannot hold is trained in parts, one after another: the same runs, up to rounding.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import itertools
 import json
+import math
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,17 +30,20 @@ import torch
 
 from kc_interp import checkpoint, evaluation, metrics, plugins
 from kc_interp.checkpoint import Checkpoint
-from kc_interp.errors import CheckpointError
+from kc_interp.errors import CheckpointError, SpecError
 from kc_interp.finding import to_plain
 from kc_interp.model import parameters
-from kc_interp.model.device import torch_device
+from kc_interp.model.device import free_bytes, torch_device
 from kc_interp.probe import Subject
 from kc_interp.probing import run_probes
 from kc_interp.scaling.study import Criterion, Ensemble, Run
 from kc_interp.spec import RunSpec
 from kc_interp.tokens import Tokens
 from kc_interp.train import Ensemble as Training
-from kc_interp.train import Progress, digit_tokens, train, train_budgets, with_steps
+from kc_interp.train import Progress, digit_tokens, memory_bytes, train, train_budgets, with_steps
+
+SHARE_OF_FREE = 0.6
+"""An ensemble may take so much of the memory that is free: allocators keep up to half as much again for later."""
 
 _KEY = "kc_interp"
 
@@ -79,7 +88,7 @@ def work(job: Job, on_progress: Callable[[int], None] = lambda step: None) -> by
             on_progress(done + progress.step)
 
         budgets = list(dict.fromkeys(run.stages[stage].train.steps for run in lines[0]))
-        by_budget = _stage(specs, budgets, trained, digits if stage == 0 else [], state, job.device, show)
+        by_budget, took = _stage(specs, budgets, trained, digits if stage == 0 else [], state, job.device, show)
         for index, run in ((index, run) for index, line in enumerate(lines) for run in line):
             finished[run.key] = one = by_budget[run.stages[stage].train.steps][index]
             several = {"stage": stage} if stages > 1 else {}
@@ -87,7 +96,7 @@ def work(job: Job, on_progress: Callable[[int], None] = lambda step: None) -> by
                 {**_short(point), **several, "step": before + point["step"]} for point in one.training["curve"]
             ]
         before += specs[0].train.steps
-        seconds += sum(found[0].training["wall_seconds"] for found in by_budget.values())
+        seconds += took
         trained = [finished[line[0].key] for line in lines]
     ended = [finished[run.key] for run in runs]
     measured = [measure(one, job.items) for one in ended]
@@ -136,13 +145,79 @@ def _stage(
     state: Path | None,
     device: str,
     on_progress: Callable[[Progress], None],
+) -> tuple[dict[int, list[Checkpoint]], float]:
+    """Train one stage, in as many parts as memory asks for; the checkpoints by budget, and the seconds it took."""
+    where = torch_device(device)
+    parts = parts_to_fit(specs, where, free_bytes(where), copies=min(2, len(budgets)), at_least=_begun(state))
+    by_budget: dict[int, list[Checkpoint]] = {steps: [] for steps in budgets}
+    seconds = 0.0
+    for index, part in enumerate(parts):
+        path = state
+        if state is not None and len(parts) > 1:
+            path = state.with_name(f"{state.stem}.part-{index + 1}-of-{len(parts)}{state.suffix}")
+
+        def show(progress: Progress, before: int = index) -> None:
+            step = (before * progress.steps + progress.step) // len(parts)
+            on_progress(dataclasses.replace(progress, step=step))
+
+        found = _part(
+            [specs[run] for run in part],
+            budgets,
+            [starts[run] for run in part],
+            [place for place, run in enumerate(part) if run in digits],
+            path,
+            where,
+            show,
+        )
+        for steps, ones in found.items():
+            by_budget[steps] += ones
+            seconds += ones[0].training["wall_seconds"]
+    return by_budget, seconds
+
+
+def parts_to_fit(
+    specs: Sequence[RunSpec], device: torch.device, free: int | None, *, copies: int = 1, at_least: int = 1
+) -> list[range]:
+    """The runs in the fewest parts of nearly equal size, in order, that each fit into so much free memory (None: any).
+
+    `copies`: see `memory_bytes`. Raises SpecError when a single run does not fit.
+    """
+    limit = math.inf if free is None else SHARE_OF_FREE * free
+    alone = max(memory_bytes([spec], device, copies=copies) for spec in specs)
+    if free is not None and alone > limit:
+        raise SpecError(
+            f"a single run of d_model {specs[0].model.d_model} with batches of {specs[0].train.batch_size} takes about "
+            f"{alone / 2**30:.2f} GiB on {device}, and {free / 2**30:.2f} GiB are free, of which it may take "
+            f"{100 * SHARE_OF_FREE:.0f} %; lower batch_size or n_train, or use another device"
+        )
+    for count in range(min(at_least, len(specs)), len(specs) + 1):
+        parts = [range(*edge) for edge in itertools.pairwise(len(specs) * part // count for part in range(count + 1))]
+        if all(memory_bytes([specs[run] for run in part], device, copies=copies) <= limit for part in parts):
+            break
+    return parts
+
+
+def _begun(state: Path | None) -> int:
+    """In how many parts an earlier try has begun: their states are worth more than fewer parts."""
+    left = [] if state is None else state.parent.glob(f"{state.stem}.part-*{state.suffix}")
+    found = [re.search(r"\.part-\d+-of-(\d+)\.", path.name) for path in left]
+    return max((int(one[1]) for one in found if one), default=1)
+
+
+def _part(
+    specs: Sequence[RunSpec],
+    budgets: Sequence[int],
+    starts: Sequence[Checkpoint | None],
+    digits: Collection[int],
+    state: Path | None,
+    where: torch.device,
+    on_progress: Callable[[Progress], None],
 ) -> dict[int, list[Checkpoint]]:
-    """Train one stage, from a state that an earlier try left, from other weights, or from the beginning.
+    """Train some runs of a stage, from a state that an earlier try left, from other weights, or from the beginning.
 
     The checkpoints are by budget: with several of them a trunk is trained, and from it every budget's cool-down.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        where = torch_device(device)
         path = state if state is not None else Path(scratch) / "state.safetensors"
 
         def trained() -> dict[int, list[Checkpoint]]:
