@@ -1,6 +1,7 @@
 """Training throughput against TransformerLens 3.9, in one run.
 
-    python experiments/bench/training.py [--widths 32 64] [--rounds 5] [--threads 2] [--out FOLDER] [--json]
+    python experiments/bench/training.py [--widths 32 64] [--heads 4] [--rounds 5] [--threads 2] [--out FOLDER]
+        [--json]
 
 Four ways to train the same model on the same chains, interleaved round by round; the figure of each is the median:
   ours, one model            kc_interp.train.Ensemble of one
@@ -37,12 +38,12 @@ TARGETS = {"one model": 6.0, "ensemble member": 10.0}
 MEMBERS, BATCH, STEPS = 8, 64, 20
 
 
-def spec(width: int, seed: int) -> RunSpec:
-    """The bench's run: MAX+MED+SUM at nesting 2, two layers, four heads."""
+def spec(width: int, heads: int, seed: int) -> RunSpec:
+    """The bench's run: MAX+MED+SUM at nesting 2, two layers."""
     return RunSpec(
         TaskSpec("listops", {"operations": ["MAX", "MED", "SUM"]}),
         DataSpec(n_train=20_000),
-        ModelSpec(d_model=width),
+        ModelSpec(d_model=width, n_heads=heads),
         TrainSpec(steps=10_000, batch_size=BATCH),
         seed,
     )
@@ -62,12 +63,12 @@ class Padded(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"tokens": self.tokens[index]}
 
 
-def contestants(width: int) -> dict[str, Callable[[], float]]:
+def contestants(width: int, heads: int) -> dict[str, Callable[[], float]]:
     """Each trains STEPS steps and returns chains per second and model."""
     from transformer_lens.train import HookedTransformerTrainConfig
     from transformer_lens.train import train as lens_train
 
-    one, eight = Ensemble([spec(width, 0)]), Ensemble([spec(width, seed) for seed in range(MEMBERS)])
+    one, eight = Ensemble([spec(width, heads, 0)]), Ensemble([spec(width, heads, seed) for seed in range(MEMBERS)])
     member = one.members[0]
     settings = member.spec.train
     padded = Padded(member.batches.ids, member.n_ctx, member.tokens.end)
@@ -122,9 +123,9 @@ def contestants(width: int) -> dict[str, Callable[[], float]]:
     }
 
 
-def measure(width: int, rounds: int) -> dict[str, Any]:
+def measure(width: int, heads: int, rounds: int) -> dict[str, Any]:
     """Median chains per second of each contestant, and the ratios."""
-    runs = contestants(width)
+    runs = contestants(width, heads)
     for run in runs.values():
         run()
     rates: dict[str, list[float]] = {name: [] for name in runs}
@@ -151,6 +152,7 @@ def measure(width: int, rounds: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
@@ -158,10 +160,11 @@ def main() -> int:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     tune_for_training()
-    results = [measure(width, chosen.rounds) for width in chosen.widths]
+    results = [measure(width, chosen.heads, chosen.rounds) for width in chosen.widths]
     document = {
         "protocol": f"MAX+MED+SUM, nesting 2, batch {BATCH}, {STEPS} steps a round, medians of {chosen.rounds} rounds "
-        f"interleaved, float32, {chosen.threads} threads, two layers, four heads; transformer_lens pads to the context",
+        f"interleaved, float32, {chosen.threads} threads, two layers, heads: {chosen.heads}; transformer_lens "
+        "pads to the context",
         "torch": torch.__version__,
         "targets": TARGETS,
         "results": results,
