@@ -174,8 +174,10 @@ def _bounds(conditions: list[Condition], arms: list[str], analysis: Analysis, lo
         whole = len(places) == len(conditions)
         spans = [(-0.5, len(arms) - 0.5)] if whole else [(place - half, place + half) for place in places]
         name = f"capacity bound{f' ({bound.setting})' if bound.setting else ''}: {size:,.0f} parameters"
+        # Tasks and kinds of model have bounds of their own; one line of the legend stands for all of them.
         found.append({
-            "type": "scatter", "mode": "lines", "name": escape(name),
+            "type": "scatter", "mode": "lines", "showlegend": not found, "legendgroup": "bound",
+            "name": escape(name) if whole else "capacity bound of the row",
             "line": {"color": INK, "width": 1.5, "dash": "dot"},
             "x": [x for _ in spans for x in (size, size, None)], "y": [y for span in spans for y in (*span, None)],
             "hovertemplate": escape(f"{name}, by {bound.capacity.arm}") + "<extra></extra>",
