@@ -164,7 +164,7 @@ def _setting(conditions: list[Condition], arms: list[str], setting: str, look: L
 
 def _bounds(conditions: list[Condition], arms: list[str], analysis: Analysis, look: Look) -> list[Trace]:
     """The capacity bounds, each beside the conditions that it holds for."""
-    found = []
+    found: list[Trace] = []
     half = 0.5 / max(len(look.settings), 1)
     for bound in analysis.bounds:
         size = bound.capacity.size
