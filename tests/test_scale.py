@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
+from safetensors.torch import load as tensors_of
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kc_interp import train as training
@@ -149,7 +150,7 @@ def test_all_runs_are_updated_as_torch_updates_each_to_the_bit() -> None:
 
 def test_a_state_has_the_tensors_that_older_ones_have(tmp_path: Path) -> None:
     train([small(), small(seed=4)], state_path=tmp_path / "state")
-    tensors = safetensors.torch.load_file(tmp_path / "state")
+    tensors = load_file(tmp_path / "state")
     assert {name: len(value) for name, value in tensors.items()} == dict.fromkeys(
         ("params", "exp_avg", "exp_avg_sq", "loss_sum"), 2
     )
@@ -347,7 +348,7 @@ def agree(whole: bytes, split: bytes) -> None:
             assert its == pytest.approx(point, abs=1e-2) and its["loss_nats"] == pytest.approx(
                 point["loss_nats"], abs=1e-4
             )
-        mine, its = (safetensors.torch.load(group[one["key"]]) for group in (weights, theirs))
+        mine, its = (tensors_of(group[one["key"]]) for group in (weights, theirs))
         for name, value in mine.items():
             torch.testing.assert_close(its[name], value, atol=1e-3, rtol=1e-2)
 
@@ -393,7 +394,7 @@ def test_an_ensemble_in_parts_goes_on_where_it_was_killed_even_with_more_memory(
     resumed = work(job, steps.append)
     assert steps[0] >= 30, "the first part is not trained again"
     for key, weights in unpack(undisturbed)[1].items():
-        mine, its = safetensors.torch.load(weights), safetensors.torch.load(unpack(resumed)[1][key])
+        mine, its = tensors_of(weights), tensors_of(unpack(resumed)[1][key])
         assert all(torch.equal(value, its[name]) for name, value in mine.items())
 
 

@@ -168,9 +168,9 @@ def test_a_stage_begins_with_the_weights_of_the_one_before() -> None:
         expected = first.params["embed.W_E"][theirs[symbol]]
         assert torch.equal(wanted["embed.W_E"][index], expected), symbol
     assert torch.equal(wanted["blocks.0.attn.W_Q"], first.params["blocks.0.attn.W_Q"])
-    import safetensors.torch
+    from safetensors.torch import load as tensors_of
 
-    state = safetensors.torch.load(path_state)
+    state = tensors_of(path_state)
     assert not state["exp_avg"].any() and not state["exp_avg_sq"].any()
     for name, value in fresh.member_params(0).items():
         assert wanted[name].shape == value.shape

@@ -21,7 +21,6 @@ from kc_interp.scaling.thresholds import (
     capacity,
     difference,
     fit,
-    fit_axes,
     interaction,
 )
 
@@ -125,15 +124,6 @@ def test_the_order_of_the_runs_does_not_matter() -> None:
     sizes, learned = sharp(20_000)
     order = np.random.default_rng(0).permutation(len(sizes))
     np.testing.assert_allclose(fit(sizes[order], learned[order]).weights, fit(sizes, learned).weights)
-
-
-def test_each_size_axis_gets_its_own_threshold() -> None:
-    sizes, learned = sharp(20_000)
-    found = fit_axes({"parameters": sizes, "non-embedding parameters": sizes / 2}, learned)
-    total, inner = (found[axis].t.value for axis in ("parameters", "non-embedding parameters"))
-    assert total is not None and inner is not None
-    assert total - inner == pytest.approx(math.log10(2), abs=0.01)
-    assert "non-embedding parameters (95 %" in found["non-embedding parameters"].says()
 
 
 def test_the_difference_of_two_arms_is_signed_and_has_an_interval() -> None:

@@ -244,9 +244,9 @@ def test_a_job_gives_each_budget_what_it_would_have_given_alone(index: int) -> N
 
 
 def params(content: bytes) -> dict[str, torch.Tensor]:
-    import safetensors.torch
+    from safetensors.torch import load as tensors_of
 
-    return safetensors.torch.load(content)
+    return tensors_of(content)
 
 
 def test_a_job_that_is_killed_goes_on_from_its_states(tmp_path: Path) -> None:

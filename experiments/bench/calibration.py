@@ -12,16 +12,15 @@ those show what it is where slopes are steeper or lapses rarer than the prior ha
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from common import add_output, delivered
 
 from kc_interp.scaling import laws, simulation, survival, thresholds
 from kc_interp.scaling.placement import Placement
@@ -48,8 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--worlds", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--json", action="store_true")
+    add_output(parser)
     chosen = parser.parse_args()
     began = time.perf_counter()
     document: dict[str, Any] = {
@@ -64,11 +62,8 @@ def main() -> int:
     document["times"] = times(chosen.worlds, chosen.seed)
     document["seconds"] = time.perf_counter() - began
     document["targets"] = targets(document)
-    text = json.dumps(document, indent=1)
-    if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "calibration.json").write_text(text)
-    print(text) if chosen.json else show(document)
+    if not delivered("calibration", document, chosen):
+        show(document)
     return int(not all(target["met"] for target in document["targets"]))
 
 

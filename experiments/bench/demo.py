@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+
+from common import add_output, delivered
 
 TARGET_SECONDS = 360
 
@@ -22,8 +23,7 @@ TARGET_SECONDS = 360
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--json", action="store_true")
+    add_output(parser)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -49,13 +49,7 @@ def main() -> int:
         "stages": said["provenance"]["seconds"],
         "learned": learned,
     }
-    text = json.dumps(document, indent=1)
-    if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "demo.json").write_text(text)
-    if chosen.json:
-        print(text)
-    else:
+    if not delivered("demo", document, chosen):
         stages = ", ".join(f"{name} {value:.0f} s" for name, value in document["stages"].items())
         print(document["protocol"])
         print(

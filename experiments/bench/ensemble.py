@@ -16,14 +16,13 @@ Exit status 1 when a target is missed: 1.4 times the throughput at d_model 32; a
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import add_output, delivered
 
 from kc_interp.model.device import tune_for_training
 from kc_interp.spec import DataSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
@@ -125,8 +124,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--json", action="store_true")
+    add_output(parser)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     tune_for_training()
@@ -138,13 +136,7 @@ def main() -> int:
         "targets": {f"gain at d_model {GAIN_WIDTH}": GAIN, f"share from d_model {SHARE_FROM}": SHARE},
         "results": results,
     }
-    text = json.dumps(document, indent=1)
-    if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "ensemble.json").write_text(text)
-    if chosen.json:
-        print(text)
-    else:
+    if not delivered("ensemble", document, chosen):
         print(document["protocol"])
         for row in results:
             print(

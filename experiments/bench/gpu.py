@@ -34,9 +34,11 @@ from unittest import mock
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a source tree is enough
 
-from experiments.bench.ensemble import shapes
+from ensemble import shapes
+
 from kc_interp.files import write_atomically
 from kc_interp.model.device import free_bytes, torch_device, tune_for_training
 from kc_interp.spec import DataSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec

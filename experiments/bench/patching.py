@@ -12,15 +12,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import transformer_lens.patching as lens_patching
+from common import add_output, delivered
 
 from kc_interp.model import parameters
 from kc_interp.model.device import tune_for_training
@@ -42,8 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--json", action="store_true")
+    add_output(parser)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     tune_for_training()
@@ -93,12 +91,8 @@ def main() -> int:
         "targets": {str(pairs): target for pairs, target in TARGETS.items()},
         "results": results,
     }
-    text = json.dumps(document, indent=1)
-    if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "patching.json").write_text(text)
-    print(text if chosen.json else document["protocol"])
-    if not chosen.json:
+    if not delivered("patching", document, chosen):
+        print(document["protocol"])
         for row in results:
             sites = ", ".join(f"{site} {value:.1f}" for site, value in row["ratio_by_site"].items())  # type: ignore[attr-defined]
             print(

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import platform
 import random
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import add_output, delivered
 
 from kc_interp.data import Split
 from kc_interp.spec import DataSpec
@@ -142,8 +141,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=60_000, help="items a round of the vectorised sampler")
     parser.add_argument("--plain-count", type=int, default=6_000, help="items a round of the recursive generator")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--json", action="store_true")
+    add_output(parser)
     chosen = parser.parse_args()
     result = measure(chosen.count, chosen.plain_count, chosen.rounds)
     document = {
@@ -154,13 +152,7 @@ def main() -> int:
         "target": TARGET,
         "result": result,
     }
-    text = json.dumps(document, indent=1)
-    if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "sampling.json").write_text(text)
-    if chosen.json:
-        print(text)
-    else:
+    if not delivered("sampling", document, chosen):
         print(document["protocol"])
         print(f"items per second: {result['items_per_second']}; mean length: {result['mean_length']}")
         print(f"ratio {result['ratio']:.1f} (target {TARGET:g})")

@@ -8,12 +8,12 @@ The two are interleaved; medians. Exit status 1 when it takes longer than its ta
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from common import add_output, delivered
 
 TARGET_SECONDS = 0.3
 COMMANDS = {"kc-interp --help": ["-m", "kc_interp", "--help"], "python -c pass": ["-c", "pass"]}
@@ -22,8 +22,7 @@ COMMANDS = {"kc-interp --help": ["-m", "kc_interp", "--help"], "python -c pass":
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--json", action="store_true")
+    add_output(parser)
     chosen = parser.parse_args()
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(chosen.rounds + 1):
@@ -40,13 +39,7 @@ def main() -> int:
         "seconds": median,
         "ratio": helped / empty,
     }
-    text = json.dumps(document, indent=1)
-    if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "startup.json").write_text(text)
-    if chosen.json:
-        print(text)
-    else:
+    if not delivered("startup", document, chosen):
         print(document["protocol"])
         print(
             f"--help {helped:.3f} s (target {TARGET_SECONDS} s), {helped / empty:.1f} times empty Python {empty:.3f} s"

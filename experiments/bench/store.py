@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import add_output, delivered
 
 from kc_interp import gallery
 from kc_interp.cli.records import find
@@ -41,8 +41,7 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--members", type=int, default=100)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--json", action="store_true")
+    add_output(parser)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         stored = store_times(Path(scratch), chosen.records, chosen.members)
@@ -55,13 +54,7 @@ def main() -> int:
         **stored,
         **swept,
     }
-    text = json.dumps(document, indent=1)
-    if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "store.json").write_text(text)
-    if chosen.json:
-        print(text)
-    else:
+    if not delivered("store", document, chosen):
         print(document["protocol"])
         print(
             f"queried in {stored['query_seconds']:.2f} s, read in {stored['read_seconds']:.2f} s, analysed in "

@@ -16,17 +16,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import add_output, delivered
 
 from kc_interp.batches import IGNORE
 from kc_interp.model.device import tune_for_training
@@ -155,8 +154,7 @@ def main() -> int:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--json", action="store_true")
+    add_output(parser)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     tune_for_training()
@@ -169,13 +167,7 @@ def main() -> int:
         "targets": TARGETS,
         "results": results,
     }
-    text = json.dumps(document, indent=1)
-    if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "training.json").write_text(text)
-    if chosen.json:
-        print(text)
-    else:
+    if not delivered("training", document, chosen):
         print(document["protocol"])
         for result in results:
             print(f"d_model {result['d_model']}: {result['chains_per_second']} chains/s")

@@ -27,7 +27,7 @@ from kc_interp.finding import to_plain
 from kc_interp.records import Record, canonical
 from kc_interp.scaling import thresholds
 from kc_interp.scaling.accuracy_curves import AccuracyCurve, fit_accuracy
-from kc_interp.scaling.study import Arm, Criterion, Study
+from kc_interp.scaling.study import TUNING, Arm, Criterion, Study
 from kc_interp.scaling.survival import KaplanMeier, Survival, fit_times, kaplan_meier
 from kc_interp.scaling.sweep import total_runs
 from kc_interp.scaling.thresholds import Capacity, Estimate, Posterior, Threshold
@@ -36,9 +36,6 @@ from kc_interp.spec import ModelSpec, TaskSpec, from_plain
 Axis = Literal["parameters", "non-embedding"]
 AXES: tuple[Axis, ...] = ("parameters", "non-embedding")
 """All trainable parameters; and those without the token and position tables and the unembedding."""
-
-TUNING = "tuning: "
-"""Runs of arms that are named so chose a learning rate. They are never part of a fit."""
 
 
 @dataclass(frozen=True, eq=False)

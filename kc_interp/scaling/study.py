@@ -148,7 +148,8 @@ class LearningRate:
 TUNED = ("shape", "n_heads", "init")
 """The factors of which every setting has learning rates of its own."""
 
-_TUNING = "tuning: "
+TUNING = "tuning: "
+"""How the arms of runs that chose a learning rate begin; no arm of a study proper does."""
 
 
 @dataclass(frozen=True)
@@ -415,8 +416,8 @@ class Study:
         if not self.name or "/" in self.name:
             raise SpecError(f"the study's name is {self.name!r}; give it one without slashes")
         for arm in self.arms:
-            if arm.name.startswith(_TUNING):
-                raise SpecError(f"an arm is named {arm.name!r}; names with {_TUNING!r} are those of tuning runs")
+            if arm.name.startswith(TUNING):
+                raise SpecError(f"an arm is named {arm.name!r}; names with {TUNING!r} are those of tuning runs")
             if names.count(arm.name) > 1:
                 raise SpecError(f"two arms are named {arm.name!r}")
             if sum(option is not None for option in (arm.start_from, arm.digits_from, arm.digits)) > 1:
@@ -548,7 +549,7 @@ class Study:
     def _trial(self, lr: float, point: Mapping[str, Any], tuning: Tuning) -> list[Run]:
         study = self.with_rates([LearningRate(lr)])
         runs = [study.run(arm, point, seed) for seed in tuning.seed_list for arm in self._tuned_arms]
-        return [dataclasses.replace(run, arm=_TUNING + run.arm) for run in runs]
+        return [dataclasses.replace(run, arm=TUNING + run.arm) for run in runs]
 
     def rates(self, records: Iterable[Record]) -> list[TunedRate]:
         """What tuning has found so far, from the study's records alone. Of equal rates the smaller is chosen."""

@@ -248,11 +248,6 @@ def fit(
     return Posterior(grid, weights, float(size[0]), float(size[-1]), int(runs.sum()), round(float(wins.sum())))
 
 
-def fit_axes(axes: Mapping[str, Float[np.ndarray, " run"]], learned: Bool[np.ndarray, " run"]) -> dict[str, Threshold]:
-    """The same runs on several size axes, for instance "parameters" and "non-embedding parameters"."""
-    return {axis: fit(sizes, learned).summary(axis) for axis, sizes in axes.items()}
-
-
 def difference(a: Posterior, b: Posterior) -> Estimate:
     """t of b minus t of a, in dex: -0.3 says that b needs half the size. The arms' runs must be different runs.
 
