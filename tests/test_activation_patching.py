@@ -268,7 +268,7 @@ def test_a_model_that_has_not_learned_is_named_as_such() -> None:
 
 
 def test_more_pairs_than_share_their_positions_are_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kc_probes.activation_patching._DRAWN_A_PAIR", 2)
+    monkeypatch.setattr("kc_interp.pairs._DRAWN_A_PAIR", 2)
     with pytest.raises(
         ProbeError, match=r"no 8 pairs of one template .* among 16 test items of 2 steps; lower `pairs`"
     ):

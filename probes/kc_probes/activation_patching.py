@@ -17,7 +17,6 @@ part of the chain inconsistent with the rest and asks which of the two the answe
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,10 +31,9 @@ from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.model.forward import forward
 from kc_interp.model.patch import Run, Site, patch
+from kc_interp.pairs import Pairs, draw, drawn_from
 from kc_interp.probe import Subject
 from kc_interp.statistics import wilson
-from kc_interp.tasks.task import Chains
-from kc_interp.tokens import lines
 
 Direction = Literal["denoising", "noising"]
 DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
@@ -54,40 +52,6 @@ _PLACES = {
     "query": "the position that predicts the answer",
 }
 _PARTS = {"last-line": "the last line", "earlier-lines": "everything before the last line"}
-_DRAWN_A_PAIR = 120
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Clean chains and their twins, of one template: equal lengths, equal classes, different at the same positions.
-
-    `line` is the line that each position is in, 0 for the question.
-    """
-
-    kind: str
-    clean: Chains
-    twin: Chains
-    differs: tuple[int, ...]
-    line: Int[np.ndarray, " pos"]
-
-    @property
-    def query(self) -> int:
-        """The position whose next token is the answer."""
-        return int(self.clean.answers[0]) - 1
-
-    @property
-    def last_line(self) -> int:
-        """The line that the answer is worked out from: the one before the answer's own."""
-        return max(int(self.line[self.query + 1]) - 1, 0)
-
-    @property
-    def places(self) -> dict[str, int | None]:
-        """The positions that numbers are given for; None where the twins do not differ there."""
-        question, last = (
-            next((place for place in self.differs if self.line[place] == number), None)
-            for number in (0, self.last_line)
-        )
-        return {"question": question, "last-line": last if self.last_line else None, "query": self.query}
 
 
 @dataclass(frozen=True)
@@ -144,7 +108,7 @@ class ActivationPatching:
         if not any(drawn.values()):
             raise ProbeError(
                 f"{subject.name}: no {self.pairs} pairs of one template differ at the same positions among "
-                f"{_DRAWN_A_PAIR * self.pairs} test items of {self.steps} steps; lower `pairs`, or change `steps`"
+                f"{drawn_from(self.pairs)} test items of {self.steps} steps; lower `pairs`, or change `steps`"
             )
         sets = [
             self._patched(subject, f"{kind}-{index + 1}", found[index] if index < len(found) else None)
@@ -177,29 +141,15 @@ class ActivationPatching:
         )
 
     def _pairs(self, subject: Subject, kind: str) -> list[Pairs]:
-        """Sets of pairs of the most frequent template, the most frequent differing positions first.
-
-        No two sets change the same position of a later line: another operand of one bracket asks the same again.
-        """
-        task = subject.task
-        part = task.components().get(self.component) if self.component is not None else None
-        source, component = (task, None) if part is None or kind not in part.counterfactuals else (part, self.component)
-        drawn = subject.items(_DRAWN_A_PAIR * self.pairs, f"activation-patching: {kind}", component)
-        steps = (task.orbits(drawn) >= 0).sum(axis=1)
-        drawn = drawn.take(np.flatnonzero(steps == min(self.steps, int(steps.max()))))
-        kinds = np.asarray([sorted(set(task.classes)).index(kind) for kind in task.classes])[drawn.symbols]
-        template = np.asarray(Counter(map(tuple, kinds)).most_common(1)[0][0])
-        drawn = drawn.take(np.flatnonzero((kinds == template).all(axis=1)))
-        twins = source.counterfactual(drawn, kind, subject.rng(f"activation-patching: {kind} twins"))
-        places = [tuple(np.flatnonzero(row).tolist()) for row in drawn.symbols != twins.symbols]
-        line = lines(task, drawn.take(slice(0, 1)))[0]
-        found: dict[tuple[int, ...], Pairs] = {}
-        for differs, count in Counter(places).most_common():
-            later = tuple(place for place in differs if line[place] > 0 and place != drawn.answers[0]) or differs
-            if count >= self.pairs and drawn.answers[0] in differs and later not in found:
-                rows = np.asarray([row for row, place in enumerate(places) if place == differs])[: self.pairs]
-                found[later] = Pairs(kind, drawn.take(rows), twins.take(rows), differs, line)
-        return list(found.values())[: self.experiments]
+        return draw(
+            subject,
+            kind,
+            self.pairs,
+            purpose="activation-patching",
+            component=self.component,
+            steps=self.steps,
+            sets=self.experiments,
+        )
 
     def _patched(self, subject: Subject, label: str, pairs: Pairs | None) -> Patched:
         if pairs is None:
@@ -207,13 +157,8 @@ class ActivationPatching:
                 label, None, refused=f"no further {self.pairs} pairs of one template differ at one set of places"
             )
         model = subject.checkpoint.spec.model
-        clean, corrupted = (
-            Run.of(subject.params, model, subject.ids(chains)[0, :, : pairs.query + 1])
-            for chains in (pairs.clean, pairs.twin)
-        )
-        answers = torch.from_numpy(
-            np.stack([subject.tokens.encode(chains.answer_symbols()) for chains in (pairs.clean, pairs.twin)])
-        ).to(clean.logits.device)
+        clean, corrupted = (Run.of(subject.params, model, ids) for ids in pairs.ids(subject))
+        answers = pairs.answers(subject)
         spread = _difference(clean.logits, answers) - _difference(corrupted.logits, answers)
         rng, count = subject.rng(f"activation-patching: {label} resamples"), len(pairs.clean)
         weights = rng.multinomial(count, np.full(count, 1 / count), size=self.resamples) / count
@@ -468,4 +413,4 @@ def _heads_table(subject: Subject, it: Patched, direction: Direction) -> Table:
     )
 
 
-__all__ = ["ActivationPatching", "Effects", "Pairs", "Patched"]
+__all__ = ["ActivationPatching", "Effects", "Patched"]

@@ -1,0 +1,1 @@
+"""Circuits: exact causal effects of nodes and edges, their approximations, searches for small circuits, and scores."""
