@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from kc_interp.circuits.effects import Comparison, Metric, edge_logits, node_logits
 from kc_interp.circuits.replacement import mean, optimal, resampled, zero
@@ -16,7 +13,7 @@ from kc_interp.errors import ProbeError
 from kc_interp.model import parameters
 from kc_interp.model.graph import CONSTANTS, Graph
 from kc_interp.model.interventions import Streams, replaced
-from kc_interp.model.lens import hooked
+from kc_interp.model.lens import hooked, replaced_by_hook
 from kc_interp.spec import ModelSpec
 from tests.test_forward import SHAPES, parameters_of, random_tokens
 
@@ -78,38 +75,6 @@ def test_constants_carry_nothing_between_runs_of_equal_positions(spec: ModelSpec
     assert (zeroed - base.logits).abs().amax((1, 2)).gt(1e-4).any()
 
 
-def hooked_edge(model: HookedTransformer, tokens: Tensor, own: dict, other: dict, graph: Graph, name: str) -> Tensor:
-    """One hooked forward in which one reader sees one writer of the other run: TransformerLens's split inputs."""
-    writer, reader = name.split("->")
-
-    def written(cache: dict) -> Tensor:
-        if writer == "token":
-            return cache["hook_embed"]
-        block = int(writer[1 : writer.index(".")] if "." in writer else writer[1:])
-        if writer.startswith("m"):
-            return cache[f"blocks.{block}.hook_mlp_out"]
-        return cache[f"blocks.{block}.attn.hook_result"][:, :, int(writer.split("h")[1])]
-
-    change = written(other) - written(own)
-
-    def add(value: Tensor, hook: object, head: int | None = None) -> Tensor:
-        value = value.clone()
-        if head is None:
-            return value + change
-        value[:, :, head] = value[:, :, head] + change
-        return value
-
-    if reader == "logits":
-        hooks = [(f"blocks.{graph.depth - 1}.hook_resid_post", add)]
-    elif reader.startswith("m"):
-        hooks = [(f"blocks.{reader[1:]}.hook_mlp_in", add)]
-    else:
-        place, part = reader[:-1].split("<")
-        block, head = place[1:].split(".h")
-        hooks = [(f"blocks.{block}.hook_{part}_input", partial(add, head=int(head)))]
-    return model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1]
-
-
 @pytest.mark.parametrize("name", ["two layers, four heads", "no LayerNorm"])
 def test_every_edge_is_what_transformer_lens_gives_with_split_inputs(name: str) -> None:
     spec = SHAPES[name]
@@ -123,7 +88,7 @@ def test_every_edge_is_what_transformer_lens_gives_with_split_inputs(name: str) 
     graph = base.graph
     mine = edge_logits(base, source, graph.varying)
     for logits, edge in zip(mine, graph.varying, strict=True):
-        expected = hooked_edge(model, tokens[0], *caches, graph, graph.name(edge))
+        expected = replaced_by_hook(model, tokens[0], *caches, graph.name(edge))
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5, msg=lambda m, e=edge: graph.name(e) + m)
 
 

@@ -10,15 +10,17 @@ import contextlib
 import io
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kc_interp.errors import SpecError
 from kc_interp.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+    from transformer_lens import ActivationCache, HookedTransformer
 
 
 def hooked(params: Mapping[str, Tensor], spec: ModelSpec) -> HookedTransformer:
@@ -77,3 +79,46 @@ def _tie(model: HookedTransformer, spec: ModelSpec) -> None:
             for part in path:
                 owner = getattr(owner, part)
             setattr(owner, leaf, parameter)
+
+
+def replaced_by_hook(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    own: ActivationCache,
+    other: ActivationCache,
+    edge: str,
+) -> Float[Tensor, "batch d_vocab"]:
+    """The last position's logits from one hooked forward in which one edge carries another run's writing.
+
+    The plain way, against which `kc_interp.circuits.effects.edge_logits` is tested and timed. `own` and `other` are the
+    caches of both runs; the model needs `use_attn_result`, `use_split_qkv_input` and `use_hook_mlp_in`. `edge` is named
+    as in `kc_interp.model.graph`; its writer is the token embedding, a head or an MLP.
+    """
+    writer, reader = edge.split("->")
+    change = _writing(other, writer) - _writing(own, writer)
+
+    def add(value: Tensor, hook: object, head: int | None = None) -> Tensor:
+        value = value.clone()
+        if head is None:
+            return value + change
+        value[:, :, head] += change
+        return value
+
+    if reader == "logits":
+        hooks = [(f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", add)]
+    elif reader.startswith("m"):
+        hooks = [(f"blocks.{reader[1:]}.hook_mlp_in", add)]
+    else:
+        place, part = reader[:-1].split("<")
+        block, head = place[1:].split(".h")
+        hooks = [(f"blocks.{block}.hook_{part}_input", partial(add, head=int(head)))]
+    return model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1]
+
+
+def _writing(cache: ActivationCache, writer: str) -> Tensor:
+    if writer == "token":
+        return cache["hook_embed"]
+    if writer.startswith("m"):
+        return cache[f"blocks.{writer[1:]}.hook_mlp_out"]
+    block, head = writer[1:].split(".h")
+    return cache[f"blocks.{block}.attn.hook_result"][:, :, int(head)]
