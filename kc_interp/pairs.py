@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kc_interp.errors import ProbeError
 from kc_interp.probe import Subject
-from kc_interp.tasks.task import Chains
+from kc_interp.tasks.task import Chains, Task
 from kc_interp.tokens import lines
 
 _DRAWN_A_PAIR = 120
@@ -89,7 +89,7 @@ def draw(
     task = subject.task
     part = task.components().get(component) if component is not None else None
     source, component = (task, None) if part is None or kind not in part.counterfactuals else (part, component)
-    drawn = _of_one_template(subject, count, f"{purpose}: {kind}", component, steps)
+    drawn = _of_one_template(task, subject.items(drawn_from(count), f"{purpose}: {kind}", component), steps)
     twins = source.counterfactual(drawn, kind, subject.rng(f"{purpose}: {kind} twins"))
     places = [tuple(np.flatnonzero(row).tolist()) for row in drawn.symbols != twins.symbols]
     line = lines(task, drawn.take(slice(0, 1)))[0]
@@ -105,16 +105,19 @@ def draw(
 def resample(subject: Subject, count: int, *, purpose: str, component: str | None, steps: int) -> Pairs:
     """Up to `count` different chains of one template, each with another one of a different answer as its twin.
 
-    Everything that may vary within the template does: all operands at once, not one of them. Of `component` alone
-    where the task has it. Raises ProbeError when fewer than four such pairs exist.
+    Everything that may vary within the template does: all operands at once, not one of them. Of `component` alone where
+    the task has it; of one step from all of the task's single steps, of more from its distribution, and not from the
+    test items only: of few steps these are too few. The template is the one with most different chains. Raises
+    ProbeError when fewer than four such pairs exist.
     """
-    task = subject.task
-    if component not in task.components():
-        component = None
-    drawn = _of_one_template(subject, count, f"{purpose}: resampled", component, steps)
-    _, first = np.unique(drawn.symbols, axis=0, return_index=True)
-    drawn = drawn.take(np.sort(first))
-    answers, rng = drawn.answer_symbols(), subject.rng(f"{purpose}: resampled twins")
+    task, rng = subject.task.components().get(component or "", subject.task), subject.rng(f"{purpose}: resampled")
+    sampled = task.atoms() if steps == 1 else task.sample(0, rng)
+    if not len(sampled):
+        sampled = task.sample(drawn_from(count), rng)
+        sampled = sampled.take(np.unique(sampled.symbols, axis=0, return_index=True)[1])
+    sampled = sampled.take(rng.permutation(len(sampled)))
+    drawn = _of_one_template(task, sampled, steps)
+    answers = drawn.answer_symbols()
     rows, twins = [], []
     for row, answer in enumerate(answers[:count]):
         if len(others := np.flatnonzero(answers != answer)):
@@ -123,19 +126,19 @@ def resample(subject: Subject, count: int, *, purpose: str, component: str | Non
     if len(rows) < _FEWEST:
         raise ProbeError(
             f"{subject.name}: {len(rows)} pairs of one template with different answers among "
-            f"{drawn_from(count)} test items of {steps} steps; at least {_FEWEST} are needed; change `steps`"
+            f"{len(sampled)} different items; at least {_FEWEST} are needed; change `steps`"
         )
     clean, twin = drawn.take(np.asarray(rows)), drawn.take(np.asarray(twins))
     differs = tuple(np.flatnonzero((clean.symbols != twin.symbols).any(axis=0)).tolist())
     return Pairs("resampled", clean, twin, differs, lines(task, drawn.take(slice(0, 1)))[0])
 
 
-def _of_one_template(subject: Subject, count: int, purpose: str, component: str | None, steps: int) -> Chains:
-    """Test items of `steps` reductions (or as many as there are) that share their most frequent template."""
-    task = subject.task
-    drawn = subject.items(drawn_from(count), purpose, component)
+def _of_one_template(task: Task, drawn: Chains, steps: int) -> Chains:
+    """Those of `steps` reductions (or as many as there are) that share their most frequent template."""
     reductions = (task.orbits(drawn) >= 0).sum(axis=1)
     drawn = drawn.take(np.flatnonzero(reductions == min(steps, int(reductions.max()))))
+    if not len(drawn):
+        return drawn
     kinds = np.asarray([sorted(set(task.classes)).index(name) for name in task.classes])[drawn.symbols]
     template = np.asarray(Counter(map(tuple, kinds)).most_common(1)[0][0])
     return drawn.take(np.flatnonzero((kinds == template).all(axis=1)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -104,15 +104,16 @@ def replaced_by_hook(
         value[:, :, head] += change
         return value
 
+    change_it: Callable[..., Tensor] = add
     if reader == "logits":
-        hooks = [(f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", add)]
+        name = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     elif reader.startswith("m"):
-        hooks = [(f"blocks.{reader[1:]}.hook_mlp_in", add)]
+        name = f"blocks.{reader[1:]}.hook_mlp_in"
     else:
         place, part = reader[:-1].split("<")
         block, head = place[1:].split(".h")
-        hooks = [(f"blocks.{block}.hook_{part}_input", partial(add, head=int(head)))]
-    return model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1]
+        name, change_it = f"blocks.{block}.hook_{part}_input", partial(add, head=int(head))
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, change_it)])[:, -1]
 
 
 def _writing(cache: ActivationCache, writer: str) -> Tensor:
