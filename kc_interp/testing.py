@@ -8,6 +8,14 @@
 
 The contracts are `kc_interp.tasks.task.Task`, `kc_interp.probe.Probe` and `kc_interp.finding`. What evaluation rests on
 is checked hardest: a chain is a function of its question, a seed decides what is drawn, and held-out items exist.
+
+And does a method find what is there? `known_answer("lookup_sum")` is a model whose circuit is known; all of them, by
+name, are in `CONSTRUCTED` (weights written by hand) and `TRAINED` (with edges that cannot exist):
+
+    def test_my_method_finds_the_circuit():
+        known = known_answer("lookup_sum")
+        base, source = known.streams(known.pairs(64, np.random.default_rng(0)))
+        assert set(my_method(base, source)) == set(known.truth)
 """
 
 from __future__ import annotations
@@ -25,6 +33,10 @@ import torch
 from kc_interp.data import Split
 from kc_interp.errors import DataError, ExpressionError, KCInterpError
 from kc_interp.finding import Figure, Finding, Number, Table, to_plain
+from kc_interp.known_answers import CONSTRUCTED as CONSTRUCTED
+from kc_interp.known_answers import TRAINED as TRAINED
+from kc_interp.known_answers import KnownAnswer as KnownAnswer
+from kc_interp.known_answers import known_answer as known_answer
 from kc_interp.probe import Probe, Subject
 from kc_interp.spec import DataSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec, from_plain
 from kc_interp.tasks.task import Chains, SymbolClass, Task
