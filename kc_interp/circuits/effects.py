@@ -107,6 +107,11 @@ class Effects:
     low: Float[np.ndarray, " item"]
     high: Float[np.ndarray, " item"]
 
+    @property
+    def all(self) -> tuple[Float[np.ndarray, " item"], Float[np.ndarray, " item"], Float[np.ndarray, " item"]]:
+        """Value, low, high."""
+        return self.value, self.low, self.high
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -128,18 +133,21 @@ class Comparison:
         _fit(base, source)
         count = len(base.logits)
         weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
-        made = cls(base, source, metric, weights)
-        whole = made.whole
+        return cls(base, source, metric, weights).checked()
+
+    def checked(self) -> Comparison:
+        """Itself. Raises ProbeError as `of` does."""
+        whole = self.whole
         if not np.isfinite(whole).all():
             raise ProbeError("the model's logits are not finite; did its training diverge?")
-        low, high = np.quantile(weights @ whole, [0.025, 0.975])
+        low, high = np.quantile(self.weights @ whole, [0.025, 0.975])
         if low <= 0 <= high:
             raise ProbeError(
                 f"replacing everything changes the logit difference by {whole.mean():.3g} (95 % interval {low:.3g} to "
                 f"{high:.3g}, which includes 0): effects cannot be shares of it; take more pairs, or a model that "
                 "tells the two inputs apart"
             )
-        return made
+        return self
 
     @property
     def untouched(self) -> Float[np.ndarray, " batch"]:
