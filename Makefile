@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := kc_interp probes tests experiments
-BENCHES := startup sampling patching circuits training ensemble store calibration demo
+BENCHES := startup sampling patching circuits recovery training ensemble store calibration demo
 
 .PHONY: install demo test test-slow check format bench clean
 

@@ -61,6 +61,29 @@ def greedy_backward(noising: Comparison, keep: float, progress: Progress | None 
     return kept
 
 
+def acdc(noising: Comparison, threshold: float) -> list[Edge]:
+    """ACDC (Conmy et al. 2023, https://arxiv.org/abs/2304.14997): from the logits down, each edge once, is it needed?
+
+    An edge is removed for good when that lowers faithfulness by less than `threshold`, given what was removed before.
+    The readers of a node that no kept edge leads on from are passed over. Its authors judge by KL divergence or by the
+    task's own metric; here it is the logit difference.
+    """
+    graph = noising.base.graph
+    kept = set(graph.varying)
+    left = 1.0
+    for reader in reversed(range(len(graph.readers))):
+        node = graph.node_of(reader)
+        if node is not None and not any(writer == node for writer, _ in kept):
+            kept -= {edge for edge in kept if edge[1] == reader}
+            continue
+        for edge in sorted((edge for edge in kept if edge[1] == reader), reverse=True):
+            without = float(faithfulness(noising, [sorted(kept - {edge})]).value[0])
+            if left - without < threshold:
+                kept.remove(edge)
+                left = without
+    return alive(graph, sorted(kept))
+
+
 def best_first(noising: Comparison, scores: np.ndarray, sizes: Sequence[int]) -> list[list[Edge]]:
     """The circuits of the edges with the largest |score|, by number of edges; scores in the order of `varying`."""
     graph = noising.base.graph

@@ -13,7 +13,7 @@ scores; the graph speaks of one model's heads.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,10 @@ import torch
 from jaxtyping import Float
 
 from kc_interp.circuits import replacement
+from kc_interp.circuits.agreement import Agreement, agreement
+from kc_interp.circuits.attribution import eap, eap_ig
 from kc_interp.circuits.effects import Comparison, Edge, Effects, Metric, edge_logits
-from kc_interp.circuits.kept import best_first, faithfulness, greedy_backward, random_circuits
+from kc_interp.circuits.kept import acdc, best_first, faithfulness, greedy_backward, random_circuits
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.model.graph import CONSTANTS, Graph
@@ -86,17 +88,24 @@ class Circuit:
             searched.noising.source,
             torch.from_numpy(np.stack([graph.mask(part) for part in parts])).to(searched.noising.base.logits),
         )
+        exact = searched.noising.edges()
+        approximations = {"EAP": eap(searched.noising), "EAP-IG": eap_ig(searched.noising)}
+        within = np.asarray([edge in set(kept) for edge in graph.varying])
         return Measured(
             searched,
             kept,
-            noising=searched.noising.edges(),
+            noising=exact,
+            approximations=approximations,
+            agreement={
+                name: agreement(searched.noising, scores.value, exact.value, within, self.keep)
+                for name, scores in {"exact": exact, **approximations}.items()
+            },
+            acdc=acdc(searched.noising, (1 - self.keep) / 10),
             denoising=searched.denoising.edges(),
             nodes=searched.noising.nodes(range(len(graph.writers))),
             parts=searched.noising.effects(searched.noising.moved(logits)),
             held_out=faithfulness(held.noising, [kept]),
-            strongest=faithfulness(
-                held.noising, best_first(searched.noising, searched.noising.edges().value, [len(kept)])
-            ),
+            strongest=faithfulness(held.noising, best_first(searched.noising, exact.value, [len(kept)])),
             random=faithfulness(held.noising, random).value,
             spared=1 - faithfulness(held.noising, [[edge for edge in kept if edge != one] for one in kept]).value,
             instead=_other_replacements(held, kept),
@@ -111,7 +120,9 @@ class Circuit:
             sentence=self._sentence(subject, drawn, found, refusal),
             status="unlearned" if subject.learned is False else "ok",
             numbers=tuple(self._numbers(graph, found, len(drawn) // 2, refusal)),
-            tables=() if found is None else (_edges_table(found), _instead_table(found)),
+            tables=()
+            if found is None
+            else (_edges_table(found), _methods_table(found, self.keep), _instead_table(found)),
             figures=() if found is None else (self._figure(subject, found),),
             settings=dataclasses.asdict(self),
         )
@@ -168,6 +179,33 @@ class Circuit:
             higher_means="less minimal: more of its edges could be spared",
             note=refusal,
         )
+        for name in ("EAP", "EAP-IG"):
+            agreed = None if found is None else found.agreement[name]
+            for key, title, value, control in (
+                (
+                    "rank",
+                    "rank correlation of its sizes with those of the exact effects",
+                    None if agreed is None else agreed.rank,
+                    0.0,
+                ),
+                (
+                    "auroc",
+                    "area under the ROC curve for the circuit's edges",
+                    None if agreed is None else agreed.auroc,
+                    0.5,
+                ),
+            ):
+                yield Number(
+                    f"{name.lower()}.{key}",
+                    f"{name}: {title}",
+                    value,
+                    n=everything,
+                    unit="exact",
+                    control=control,
+                    control_says="scores at random, on average",
+                    higher_means="the approximation agrees better with the exact effects",
+                    note=refusal,
+                )
         for index, (name, writers) in enumerate(_groups(graph).items()):
             value, low, high = (None, None, None) if found is None else (float(x[index]) for x in found.parts.all)
             yield Number(
@@ -232,7 +270,10 @@ class Circuit:
                         "target": graph.readers[edge[1]],
                         **_numbers_of(found.noising, index),
                         "kept": edge in kept,
-                        "scores": {"denoising": round(float(found.denoising.value[index]), 4)},
+                        "scores": {
+                            name: round(float(scores.value[index]), 4)
+                            for name, scores in {"denoising": found.denoising, **found.approximations}.items()
+                        },
                     }
                     for index, edge in enumerate(graph.varying)
                 ],
@@ -274,6 +315,9 @@ class Measured:
     ways: Ways
     kept: Sequence[Edge]
     noising: Effects
+    approximations: Mapping[str, Effects]
+    agreement: Mapping[str, Agreement]
+    acdc: Sequence[Edge]
     denoising: Effects
     nodes: Effects
     parts: Effects
@@ -336,6 +380,26 @@ def _edges_table(found: Measured) -> Table:
         tuple(rows),
         "Shares of the logit difference. Lost: noising; restored: denoising. Chosen for their size, so read the "
         "intervals as those of candidates.",
+    )
+
+
+def _methods_table(found: Measured, keep: float) -> Table:
+    """Every method's circuit and agreement, on the searched pairs."""
+    noising = found.ways.noising
+    rows: list[tuple[Cell, ...]] = []
+    for name, edges in {"greedy backward": found.kept, "ACDC": found.acdc}.items():
+        left = float(faithfulness(noising, [edges]).value[0])
+        rows.append((name, len(edges), round(left, 4), None, None))
+    for name, agreed in found.agreement.items():
+        auroc = None if agreed.auroc is None else round(agreed.auroc, 4)
+        title = "largest exact effect first" if name == "exact" else f"{name}, largest score first"
+        rows.append((title, agreed.size, keep, round(agreed.rank, 4), auroc))
+    return Table(
+        "Methods: how many edges each needs, and how approximations agree with the exact effects",
+        ("method", "edges", "faithfulness", "rank correlation", "AUROC"),
+        tuple(rows),
+        "On the searched pairs. Best-first circuits have as many edges as the faithfulness asked for takes; idle edges "
+        "are not counted. Correlation of sizes with the exact effects; AUROC for the edges of the greedy circuit.",
     )
 
 
