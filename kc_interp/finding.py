@@ -68,9 +68,14 @@ class Figure:
       tokens     tokens: labels, values: numbers                                       (CircuitsVis ColoredTokens)
       switches   heads: labels, examples: [{tokens, target, answers: {"mask": [symbol, probability]}}],
                  bit h of a mask = head h off
+      circuit    depth, n_heads: the grid, recurrences unrolled; nodes: [{name, effect, low?, high?, text?}];
+                 edges: [{source, target, effect, low?, high?, kept?, scores?: {method: number}}], named as in
+                 `kc_interp.circuit_figure`; optional unit: of every effect, kept_says: which edges are kept,
+                 rows: a name for each block,
+                 examples: [{clean, twin, moved: a number per edge, moved_nodes?: a number per node}]
     """
 
-    kind: Literal["heatmap", "bars", "lines", "scatter", "attention", "tokens", "switches"]
+    kind: Literal["heatmap", "bars", "lines", "scatter", "attention", "tokens", "switches", "circuit"]
     title: str
     shows: str
     refuted_by: str

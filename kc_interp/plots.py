@@ -11,6 +11,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from kc_interp import circuit_figure
 from kc_interp.errors import SpecError
 from kc_interp.finding import Cell, Figure, Table
 
@@ -318,6 +319,8 @@ def table_of(figure: Figure) -> Table:
     elif figure.kind == "tokens":
         columns = ("position", "token", "value")
         rows = [(i, token, v) for i, (token, v) in enumerate(zip(data["tokens"], data["values"], strict=True))]
+    elif figure.kind == "circuit":
+        columns, rows = circuit_figure.table(circuit_figure.checked(figure))
     else:
         columns = ("example", "heads switched off", "most probable answer", "its probability", "target")
         rows = [

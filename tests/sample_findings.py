@@ -1,4 +1,4 @@
-"""A report's worth of realistic findings, built by a seed: eight models, four probes, two of them with several figures;
+"""A report's worth of realistic findings, built by a seed: eight models, five probes, two of them with several figures;
 and a heavy one, with as many numbers and figures as the five probes of a study return.
 
 The values follow no model; they have the shapes, sizes and gaps of what probes return (a failed probe, a model that has
@@ -166,6 +166,51 @@ def feed_forward(model: ModelFacts, rng: np.random.Generator) -> Finding:
     )  # fmt: skip
 
 
+def circuit_names(depth: int, n_heads: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Nodes and edges of a grid in the order of computation, without the constant writers."""
+    writers, edges = ["token"], []
+    for block in range(depth):
+        heads = [f"a{block}.h{head}" for head in range(n_heads)]
+        edges += [(writer, f"{head}<{part}>") for part in "qkv" for head in heads for writer in writers]
+        edges += [(writer, f"m{block}") for writer in (*writers, *heads)]
+        writers += [*heads, f"m{block}"]
+    return [*writers, "logits"], edges + [(writer, "logits") for writer in writers]
+
+
+def circuit(model: ModelFacts, rng: np.random.Generator) -> Finding:
+    """Two blocks of four heads, 110 edges, most of them weak; an unlearned model keeps none, one model has three blocks."""
+    depth = 3 if model.name == "MAX+MED+SUM narrow seed 1" else 2
+    names, pairs = circuit_names(depth, 4)
+    effect = np.round(rng.standard_t(1.5, len(pairs)) * 0.02, 6).clip(-0.9, 0.9)
+    for name, value in (("token->a0.h1<v>", 0.62), ("a0.h1->m0", 0.41), ("m0->a1.h2<v>", 0.37), ("a1.h2->logits", 0.58),
+                        ("a0.h3->a1.h2<k>", -0.22)):  # fmt: skip
+        effect[[f"{s}->{t}" for s, t in pairs].index(name)] = value + rng.normal(0, 0.08)
+    kept = np.abs(effect) > (0.05 if model.learned else np.inf)
+    edges = [
+        {"source": source, "target": target, "effect": float(e), "low": float(e - 0.02), "high": float(e + 0.02), "kept": bool(k),
+         "scores": {"EAP": float(e * rng.normal(1, 0.4)), "EAP-IG": float(e * rng.normal(1, 0.1))}}
+        for (source, target), e, k in zip(pairs, effect, kept, strict=True)
+    ]  # fmt: skip
+    nodes = [{"name": name, "effect": None if name == "logits" else float(v), "low": None, "high": None,
+              "text": "Copies the first operand." if name == "a0.h1" else ""}
+             for name, v in zip(names, rng.uniform(-0.2, 0.7, len(names)), strict=True)]  # fmt: skip
+    questions = [("[SUM 3 4 2] = 9", "[SUM 1 8 8] = 7"), ("[SUM 1 [MAX 4 3]] = 5", "[SUM 1 [MAX 2 3]] = 4"),
+                 ("[SUM 7 8] = 5", "[SUM 7 2] = 9"), ("[SUM 0 6] = 6", "[SUM 0 1] = 1")]  # fmt: skip
+    examples = [{"clean": clean, "twin": twin, "moved": (effect + rng.normal(0, 0.05, len(pairs))).tolist(),
+                 "moved_nodes": rng.normal(0.3, 0.2, len(names)).tolist()} for clean, twin in questions]  # fmt: skip
+    figure = Figure("circuit", "The circuit, edge by edge", "How much of the answer's logit difference each edge alone carries.",
+                    "The same edges for another pair of answers, or as large effects in a model with random weights.",
+                    {"depth": depth, "n_heads": 4, "nodes": nodes, "edges": edges, "unit": "share of the logit difference",
+                     "kept_says": "the smallest circuit found by greedy backward search that keeps 90 % of the logit difference",
+                     "examples": examples})  # fmt: skip
+    return Finding(
+        "circuit", model.name, "The smallest circuit that answers",
+        f"{int(kept.sum())} of {len(pairs)} edges are kept; what they compute is not shown.", _status(model),
+        (Number("edges", "Edges kept", float(kept.sum()), unit="exact", control=80.0,
+                control_says="edges kept in random order"),), (), (figure,),
+    )  # fmt: skip
+
+
 def _status(model: ModelFacts) -> Literal["ok", "unlearned"]:
     return "unlearned" if model.learned is False else "ok"
 
@@ -173,7 +218,7 @@ def _status(model: ModelFacts) -> Literal["ok", "unlearned"]:
 def findings_of(model: ModelFacts, seed: int = 0) -> tuple[Finding, ...]:
     rng = np.random.default_rng([seed, sum(map(ord, model.name))])
     last = failed(model) if model.name.endswith("narrow seed 1") else feed_forward(model, rng)
-    return geometry(model, rng), attention(model, rng), patching(model, rng), last
+    return geometry(model, rng), attention(model, rng), patching(model, rng), last, circuit(model, rng)
 
 
 def arm_of(name: str, initialisation: str, whole: Roster, findings: dict[str, tuple[Finding, ...]]) -> Arm:

@@ -11,7 +11,7 @@ from kc_interp.finding import SCHEMA, Finding, Number, dumps, from_plain, to_pla
 from tests.sample_findings import failed, findings_of, roster
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(5))
 def test_every_kind_of_finding_is_the_same_after_a_trip_through_json(index: int) -> None:
     finding = findings_of(roster().models[1])[index]
     back = from_plain(json.loads(json.dumps(to_plain(finding), allow_nan=False)))

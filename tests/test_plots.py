@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import plotly.io
 import pytest
 
 from kc_interp import plots
 from kc_interp.errors import SpecError
 from kc_interp.finding import Figure
-from tests.sample_findings import TOKENS, findings_of, roster
+from kc_interp.model.graph import Graph
+from tests.sample_findings import TOKENS, circuit, circuit_names, findings_of, roster
 
 
 def figures() -> list[Figure]:
@@ -113,6 +116,67 @@ def test_a_mask_names_the_heads_it_switches_off_in_the_order_of_its_bits() -> No
     assert plots.switched_off("0", ["a"]) == "none"
     assert plots.ranked(["7", 0.4]) == [("7", 0.4)]
     assert plots.ranked([["7", 0.1], ["2", 0.9]]) == [("2", 0.9), ("7", 0.1)]
+
+
+def test_a_circuits_table_lists_every_node_and_edge_with_its_interval_and_scores() -> None:
+    figure = next(figure for figure in figures() if figure.kind == "circuit")
+    table, data = plots.table_of(figure), figure.data
+    assert table.columns == ("node or edge", "effect", "low", "high", "kept", "EAP", "EAP-IG")
+    assert [row[0] for row in table.rows[: len(data["nodes"])]] == [node["name"] for node in data["nodes"]]
+    for row, edge in zip(table.rows[len(data["nodes"]) :], data["edges"], strict=True):
+        numbers = (edge["effect"], edge["low"], edge["high"], "yes" if edge["kept"] else "no", *edge["scores"].values())
+        assert row == (f"{edge['source']}->{edge['target']}", *numbers)
+    assert len(data["edges"]) == 110
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 4), (4, 8)])
+def test_every_edge_of_a_models_graph_has_its_place_in_a_circuit_figure(shape: tuple[int, int]) -> None:
+    graph = Graph(*shape)
+    names = [*graph.writers, "logits"]
+    edges = [
+        dict(zip(("source", "target"), graph.name(edge).split("->"), strict=True), effect=0.1) for edge in graph.edges
+    ]
+    data = {"depth": shape[0], "n_heads": shape[1], "nodes": [{"name": name} for name in names], "edges": edges}
+    assert len(plots.table_of(Figure("circuit", "t", "", "", data)).rows) == len(names) + len(graph.edges)
+    assert [f"{s}->{t}" for s, t in circuit_names(*shape)[1]] == [graph.name(edge) for edge in graph.varying]
+
+
+def damaged(path: tuple[Any, ...], value: Any) -> Figure:
+    """The sample circuit with one value replaced, or taken away where the value is `...`."""
+    (figure,) = circuit(roster().models[2], np.random.default_rng(0)).figures
+    data = json.loads(json.dumps(figure.data))
+    inner = data
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return Figure("circuit", "c", "", "", data)
+
+
+@pytest.mark.parametrize(("path", "value", "says"), [
+    (("edges",), ..., "a circuit needs 'edges' in its data"),
+    (("depth",), 0, "'depth' is 0; a grid has one or more"),
+    (("depth",), 1, "no place for the node 'a1.h0' on a grid of depth 1 with 4 heads"),
+    (("rows",), ["only one"], "'rows' names 1 for a depth of 2"),
+    (("nodes", 1, "name"), "a0.h9", "no place for the node 'a0.h9'"),
+    (("nodes", 1, "name"), "token", "the node 'token' stands there twice"),
+    (("nodes", 1, "effect"), "high", "the node 'a0.h0': 'effect' is 'high', which is no number"),
+    (("edges", 0, "effect"), ..., "a circuit needs 'effect'"),
+    (("edges", 0, "source"), "tokens", "names 'tokens', which is not among the nodes; did you mean 'token'"),
+    (("edges", 0, "source"), "logits", "the edge 'logits->a0.h0<q>' leads to nothing later than its source"),
+    (("edges", 0, "target"), "a0.h0", "entered by query, key or value, as in 'a0.h1<q>'"),
+    (("edges", 0, "target"), "m0<q>", "entered by query, key or value"),
+    (("edges", 1, "target"), "a0.h0<q>", "the edge 'token->a0.h0<q>' stands there twice"),
+    (("edges", 0, "scores", "EAP"), "0.3", "the edge 'token->a0.h0<q>': 'EAP' is '0.3', which is no number"),
+    (("edges", 0), "token->logits", "its data do not fit the kind 'circuit'"),
+    (("examples", 1, "moved"), [0.1], "'moved' of example 1 has length 1, not 110 as the edges"),
+    (("examples", 0, "moved_nodes", 0), "x", "example 0, moved_nodes: 0 is 'x', which is no number"),
+])  # fmt: skip
+def test_a_circuit_that_fits_no_grid_is_refused_by_name(path: tuple[Any, ...], value: Any, says: str) -> None:
+    with pytest.raises(SpecError, match=rf"figure 'c': .*{re.escape(says)}"):
+        plots.table_of(damaged(path, value))
 
 
 def test_hostile_labels_reach_plotly_as_text() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kc_interp.comparison import Comparison, Roster
+from kc_interp.comparison import Comparison, ModelFacts, Roster
 from kc_interp.errors import SpecError
 from kc_interp.finding import Figure, Finding, Number, Table
 from kc_interp.report import Document, bundles, render, seeds, write_findings, write_report
@@ -86,6 +86,12 @@ def hostile_document(bad: str) -> Document:
         Figure("bars", f"b {bad}", bad, bad, {"x": [bad], "series": [{"name": bad, "y": [1.0]}], "y_title": bad}),
         Figure("switches", f"s {bad}", bad, bad,
                {"heads": [bad], "examples": [{"tokens": [bad], "target": bad, "answers": {"0": [bad, 0.9], "1": [bad, 0.1]}}]}),
+        Figure("circuit", f"c {bad}", bad, bad,
+               {"depth": 1, "n_heads": 1, "rows": [bad], "unit": bad, "kept_says": bad,
+                "nodes": [{"name": name, "effect": 0.5, "text": bad} for name in ("token", "a0.h0", "logits")],
+                "edges": [{"source": "token", "target": "a0.h0<v>", "effect": 0.5, "kept": True, "scores": {bad: 0.5}},
+                          {"source": "a0.h0", "target": "logits", "effect": -0.5}],
+                "examples": [{"clean": bad, "twin": bad, "moved": [0.5, 0.5], "moved_nodes": [0.5, 0.5, 0.5]}]}),
     )  # fmt: skip
     finding = Finding(f"probe {bad}", model.name, bad, bad, "ok", (Number(bad, bad, 0.5, note=bad, control_says=bad),),
                       (Table(bad, (bad,), ((bad,),), bad),), figures)  # fmt: skip
@@ -96,7 +102,11 @@ def test_each_bundle_stands_in_the_page_once(text: str, page: Page) -> None:
     assert text.count(bundles.plotly()) == 1
     assert text.count(bundles.circuitsvis()) == 1
     assert len([1 for attributes, _ in page.scripts if attributes.get("type") is None]) == 1
-    assert [a.get("id") for a, _ in page.scripts if a.get("type") == "text/plain"] == ["plotly", "circuitsvis"]
+    assert [a.get("id") for a, _ in page.scripts if a.get("type") == "text/plain"] == [
+        "plotly",
+        "circuitsvis",
+        "circuit",
+    ]
     assert len(text.encode()) < 12_000_000
 
 
@@ -106,6 +116,8 @@ def test_a_bundle_is_left_out_when_no_figure_needs_it() -> None:
     assert bundles.circuitsvis() not in text and 'id="circuitsvis"' not in text
     text = render(Document("t", roster(models), {model.name: findings_of(model)[3:]}))
     assert 'id="plotly"' not in text and len(text) < 200_000
+    text = render(Document("t", roster(models), {model.name: findings_of(model)[3:4]}))
+    assert 'id="circuit"' not in text
 
 
 def test_a_heavy_report_stays_below_twelve_megabytes() -> None:
@@ -131,7 +143,7 @@ def test_the_policy_names_every_script_by_its_hash_and_allows_nothing_else(bad: 
         for attributes, script in page.scripts
         if attributes.get("type") != "application/json"
     }
-    assert allowed == present and len(present) == 3
+    assert allowed == present and len(present) == 4
     assert policy.startswith("default-src 'none'; ") and "unsafe-eval" not in policy
     assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
 
@@ -196,10 +208,10 @@ def test_every_chart_has_its_numbers_and_what_it_shows(page: Page, text: str) ->
     assert len(charts) > 60
     assert text.count('<details class="numbers">', text.index("<figure")) == len(charts)
     blocks = [island for island in page.islands if "plot" in island or "widget" in island]
-    assert len(blocks) == len(charts)
-    # The page's script makes the rows of attention patterns and switches of the widget's own data.
+    assert len(blocks) == len([chart for chart in charts if chart["data-kind"] != "difference"]) == len(charts) - 1
+    # The page's script makes the rows of attention patterns, switches and circuits of the widget's own data.
     read_from_widget = [b for b in blocks if {"attention", "examples"} & b.get("widget", {}).keys()]
-    assert all(b["table"].get("rows") for b in blocks if b not in read_from_widget) and len(read_from_widget) == 16
+    assert all(b["table"].get("rows") for b in blocks if b not in read_from_widget) and len(read_from_widget) == 24
     for figure in (f for finding in findings_of(roster().models[2]) for f in finding.figures):
         assert figure.shows in page.words and figure.refuted_by in page.words
 
@@ -255,6 +267,41 @@ def test_a_heatmap_of_many_columns_takes_the_whole_width() -> None:
         for n in (10, 26)
     )
     assert (needs_full_width(few), needs_full_width(many)) == (False, True)
+
+
+def circuit_of(model: ModelFacts) -> Figure:
+    (figure,) = next(finding.figures for finding in findings_of(model) if finding.probe == "circuit")
+    return figure
+
+
+def test_a_circuit_reaches_the_page_whole_with_its_effects_unrounded() -> None:
+    model = roster().models[2]
+    figure = circuit_of(model)
+    texts = [render(Document("t", roster([model]), {model.name: findings_of(model)[4:]})) for _ in range(2)]
+    assert texts[0] == texts[1]
+    (widget,) = [island["widget"] for island in Page(texts[0]).islands if "widget" in island]
+    edges = figure.data["edges"]
+    assert (widget["depth"], widget["heads"], widget["rows"]) == (2, 4, ["block 0", "block 1"])
+    assert widget["edges"]["names"] == [f"{edge['source']}->{edge['target']}" for edge in edges]
+    assert widget["edges"]["effect"] == [edge["effect"] for edge in edges]
+    assert widget["edges"]["kept"] == [edge["kept"] for edge in edges]
+    assert widget["edges"]["low"] == pytest.approx([edge["low"] for edge in edges], rel=0.006)
+    assert [len(example["moved"]) for example in widget["examples"]] == [110] * 4
+    assert len(bundles.island({"widget": widget})) < 20_000
+
+
+def test_only_a_row_with_two_circuits_keeps_a_place_for_their_difference() -> None:
+    models = roster().models[2:4]
+    texts = [
+        render(Document("t", roster(some), {m.name: findings_of(m)[4:] for m in some})) for some in (models, models[:1])
+    ]
+    assert ['data-kind="difference"' in text for text in texts] == [True, False]
+    assert "have no common identity" in Page(texts[0]).words
+
+
+def test_circuits_of_many_heads_take_the_whole_width() -> None:
+    figures = [Figure("circuit", "t", "", "", {"depth": 2, "n_heads": heads}) for heads in (4, 5, 6, 8)]
+    assert list(map(needs_full_width, figures)) == [False, False, True, True]
 
 
 def test_the_first_screen_counts_per_arm_and_initialisation(page: Page) -> None:

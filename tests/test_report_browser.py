@@ -188,6 +188,7 @@ def test_without_a_model_on_the_right_the_left_one_takes_the_width(opened: Opene
 
 @pytest.mark.parametrize(("kind", "probe"), [
     ("plot", "embedding-geometry"), ("attention", "attention-attribution"), ("switches", "attention-attribution"),
+    ("circuit", "circuit"),
 ])  # fmt: skip
 def test_number_tables_fill_when_opened_and_agree_with_the_document(opened: Opened, kind: str, probe: str) -> None:
     kinds = ("heatmap",) if kind == "plot" else (kind,)
@@ -212,6 +213,9 @@ def test_hostile_tokens_run_nothing(browser: Any, tmp_path: Path, bad: str) -> N
     report = write_report(tmp_path / "hostile.html", hostile_document(bad))
     opened = Opened(browser, report.as_uri())
     opened.draw_all()
+    chart(opened.page, "circuit", f"model {bad}".replace("\\", "\\\\").replace('"', '\\"')).locator(
+        "select"
+    ).select_option("a0.h0")
     for summary in opened.page.locator("details.numbers > summary:visible").all():
         summary.click()
     assert opened.page.locator("img").count() == 0
@@ -233,6 +237,235 @@ def test_heads_are_reached_and_switched_by_keyboard(opened: Opened) -> None:
     assert place.locator("[aria-pressed=true]").all_inner_texts() == HEADS[:2]
 
 
+def circuit_data(model: str = LEFT) -> dict[str, Any]:
+    return dict(finding("circuit", model).figures[0].data)
+
+
+def named(edge: dict[str, Any]) -> str:
+    return f"{edge['source']}->{edge['target']}"
+
+
+def drawn_circuit(opened: Opened, model: str = LEFT) -> Any:
+    place = chart(opened.page, "circuit", model)
+    place.scroll_into_view_if_needed()
+    place.locator("svg .node").first.wait_for()
+    return place
+
+
+def drawn_difference(opened: Opened) -> Any:
+    drawn_circuit(opened)
+    place = opened.page.locator("figure[data-kind=difference]")
+    place.scroll_into_view_if_needed()
+    place.locator("svg .node").first.wait_for()
+    return place
+
+
+def edges_drawn(place: Any) -> set[str]:
+    return set(
+        place.evaluate("f => [...f.querySelectorAll('.edge[data-name]:not([hidden])')].map(e => e.dataset.name)")
+    )
+
+
+def set_least(place: Any, step: int) -> float:
+    """Move the slider to a step and return the threshold that it then says."""
+    slider = place.get_by_role("slider")
+    slider.evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); }", step)
+    said = place.locator("output").inner_text()
+    return 0.0 if said == "all" else float(said)
+
+
+def test_a_circuit_shows_its_kept_edges_and_the_slider_draws_fewer(opened: Opened) -> None:
+    edges = circuit_data()["edges"]
+    place, other = drawn_circuit(opened), drawn_circuit(opened, RIGHT)
+    assert edges_drawn(place) == {named(edge) for edge in edges if edge["kept"]}
+    place.get_by_label("Only the kept circuit").uncheck()
+    assert edges_drawn(place) == {named(edge) for edge in edges}
+    counts, last = [], int(place.get_by_role("slider").get_attribute("max"))
+    for step in (0, last // 2, last):
+        least = set_least(place, step)
+        for it, model in ((place, LEFT), (other, RIGHT)):
+            above = {named(edge) for edge in circuit_data(model)["edges"] if abs(edge["effect"]) >= least}
+            assert edges_drawn(it) == above
+            assert f"{len(above)} of 110 edges drawn" in it.locator(".drawn").inner_text()
+        counts.append(len(edges_drawn(place)))
+    assert counts[0] > counts[1] > counts[2] > 0
+    assert place.get_by_role("slider").get_attribute("aria-valuetext").endswith(f"{counts[2]} of 110 edges drawn")
+    place.get_by_label("Only the kept circuit").check()
+    assert edges_drawn(place) <= {named(edge) for edge in edges if edge["kept"]}
+
+
+def middle(place: Any, name: str) -> dict[str, float]:
+    """A point on an edge, in the window."""
+    return place.evaluate(  # type: ignore[no-any-return]
+        """(figure, name) => {
+            const line = [...figure.querySelectorAll('.edge')].find(e => e.dataset.name === name).querySelector('.hit');
+            line.closest('svg').scrollIntoView({ block: 'center' });
+            const at = line.getPointAtLength(line.getTotalLength() / 2).matrixTransform(line.getScreenCTM());
+            return { x: at.x, y: at.y };
+        }""",
+        name,
+    )
+
+
+def exact(place: Any) -> list[float]:
+    """The unrounded numbers of the details."""
+    return [float(value) for value in place.locator(".item data").evaluate_all("all => all.map(d => d.value)")]
+
+
+def test_a_click_on_an_edge_shows_its_numbers_and_the_examples_it_moves_most(opened: Opened) -> None:
+    data, place, name = circuit_data(), drawn_circuit(opened), "token->a0.h1<v>"
+    index, edge = next((i, e) for i, e in enumerate(data["edges"]) if named(e) == name)
+    at = middle(place, name)
+    opened.page.mouse.move(at["x"], at["y"])
+    assert place.locator(".drawn .n").inner_text() == f"token → a0.h1<v>: {shown_cell(edge['effect'])}"
+    opened.page.mouse.click(at["x"], at["y"])
+    details = place.locator(".about")
+    assert details.locator("p").first.inner_text().startswith("token → a0.h1<v>")
+    effect, *scores = exact(place)
+    assert effect == edge["effect"] and scores == pytest.approx(
+        [edge["scores"][s] for s in ("EAP", "EAP-IG")], rel=0.006
+    )
+    text = details.inner_text()
+    assert (
+        f"[{shown_cell(edge['low'])}, {shown_cell(edge['high'])}]" in text
+        and "the value input of head 1 of block 0" in text
+    )
+    assert place.locator(".item div", has_text="kept").locator("dd").inner_text() == "yes"
+    most = sorted(data["examples"], key=lambda example: -abs(example["moved"][index]))[:3]
+    shown = details.locator(".moved li")
+    assert [li.locator("code").first.inner_text() for li in shown.all()] == [example["clean"] for example in most]
+    assert shown.locator("data").evaluate_all("all => all.map(d => Number(d.value))") == pytest.approx(
+        [example["moved"][index] for example in most], rel=0.006
+    )
+    # The same edge is chosen in the other model, so that the two are read side by side.
+    other = next(e for e in circuit_data(RIGHT)["edges"] if named(e) == name)
+    assert exact(chart(opened.page, "circuit", RIGHT))[0] == other["effect"]
+
+
+def test_a_circuits_nodes_and_edges_are_reached_by_keyboard(opened: Opened) -> None:
+    data, place, page = circuit_data(), drawn_circuit(opened), opened.page
+    place.get_by_label("Only the kept circuit").focus()
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").get_attribute("aria-label") == "Node or edge"
+    page.keyboard.press("ArrowDown")
+    strongest = max(data["edges"], key=lambda edge: abs(edge["effect"]))
+    assert place.locator("select").input_value() == named(strongest) and exact(place)[0] == strongest["effect"]
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").get_attribute("data-name") == "token"
+    for key, name in (("ArrowUp", "a0.h2"), ("ArrowLeft", "a0.h1"), ("ArrowUp", "a1.h1"), ("ArrowUp", "logits"),
+                      ("ArrowDown", "a1.h2"), ("ArrowLeft", "a1.h1")):  # fmt: skip
+        page.keyboard.press(key)
+        focused = page.locator(":focus")
+        assert focused.get_attribute("data-name") == name and focused.get_attribute("aria-pressed") == "true"
+    assert focused.locator("rect").first.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+    node = next(node for node in data["nodes"] if node["name"] == "a1.h1")
+    assert exact(place)[0] == node["effect"] and focused.get_attribute("aria-label").startswith("a1.h1, ")
+    link = place.locator(".links button").first
+    link.focus()
+    page.keyboard.press("Enter")
+    assert (
+        page.locator(":focus")
+        .inner_text()
+        .startswith(link_name := place.locator("select").input_value().replace("->", " → "))
+    )
+    assert "a1.h1" in link_name
+    place.locator(".node[data-name=token]").focus()
+    page.keyboard.press("Escape")
+    assert place.locator("select").input_value() == ""
+
+
+def test_the_difference_of_two_circuits_is_the_first_minus_the_second(opened: Opened) -> None:
+    place = drawn_difference(opened)
+    a, b = ({named(edge): edge for edge in circuit_data(model)["edges"]} for model in (LEFT, RIGHT))
+    kept = {name: (a[name]["kept"], b[name]["kept"]) for name in a}
+    assert edges_drawn(place) == {name for name in a if any(kept[name])}
+    place.get_by_label("Only what either keeps").uncheck()
+    least = set_least(place, 12)
+    assert edges_drawn(place) == {name for name in a if abs(a[name]["effect"] - b[name]["effect"]) >= least}
+    words = {
+        (True, True): "by both",
+        (True, False): "by 1 only",
+        (False, True): "by 2 only",
+        (False, False): "by neither",
+    }
+    for state in words:
+        name = next(name for name in a if kept[name] == state)
+        place.locator("select").select_option(name)
+        assert exact(place) == [a[name]["effect"] - b[name]["effect"], a[name]["effect"], b[name]["effect"]]
+        assert place.locator(".item dd").last.inner_text() == words[state]
+    assert "have no common identity" in opened.page.locator(".apart").inner_text()
+    place.locator("select").select_option("")
+    set_least(place, 0)
+    digits = place.locator("svg .digit").all_text_contents()
+    assert [digits.count(text) for text in "12"] == [
+        list(kept.values()).count(state) + 1 for state in ((True, False), (False, True))
+    ]
+
+
+def test_the_differences_stand_in_a_table_and_follow_the_chosen_models(opened: Opened) -> None:
+    page, place = opened.page, drawn_difference(opened)
+    place.locator("details.numbers > summary").click()
+    for left in (LEFT, "SUM wide seed 1"):
+        page.locator("#left").select_option(left)
+        a, b = ({named(edge): edge for edge in circuit_data(model)["edges"]} for model in (left, RIGHT))
+        rows = place.evaluate("f => [...f.querySelectorAll('tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+        shown = {row[0]: [float(cell.replace("−", "-")) for cell in row[1:4]] for row in rows if "->" in row[0]}
+        assert shown.keys() == a.keys()
+        for name, numbers in shown.items():
+            values = (a[name]["effect"], b[name]["effect"], a[name]["effect"] - b[name]["effect"])
+            assert numbers == pytest.approx(values, rel=0.006)
+        assert f"1: {left}" in place.locator("thead").inner_text()
+        assert f"1: {left}" in page.locator(".apart h4").inner_text()
+    page.locator("#left").select_option(OTHER)
+    assert place.is_hidden() and page.get_by_text("grids of different shapes").is_visible()
+    page.locator("#left").select_option(LEFT)
+    page.locator("#right").select_option("")
+    assert place.is_hidden() and not page.get_by_text("grids of different shapes").is_visible()
+
+
+def test_what_is_chosen_in_a_circuit_lands_in_the_address_and_comes_back_from_it(opened: Opened, browser: Any) -> None:
+    place = drawn_circuit(opened)
+    place.get_by_label("Only the kept circuit").uncheck()
+    least = set_least(place, 9)
+    place.locator("select").select_option("a0.h1->a1.h2<k>")
+    again = Opened(browser, opened.page.url)
+    back = drawn_circuit(again)
+    assert (
+        back.locator("select").input_value() == "a0.h1->a1.h2<k>"
+        and float(back.locator("output").inner_text()) == least
+    )
+    assert not back.get_by_label("Only the kept circuit").is_checked()
+    assert edges_drawn(back) == edges_drawn(place) and again.complaints == []
+    again.context.close()
+
+
+def test_a_circuit_that_keeps_nothing_shows_all_its_edges(opened: Opened) -> None:
+    opened.page.locator("#left").select_option("SUM narrow seed 0")
+    place = drawn_circuit(opened, "SUM narrow seed 0")
+    assert len(edges_drawn(place)) == 110 and place.get_by_label("Only the kept circuit").is_disabled()
+
+
+@pytest.mark.parametrize("width", [420, 1100, 1280, 1900])
+def test_a_circuit_fits_its_column_and_keeps_its_text_legible(browser: Any, report: str, width: int) -> None:
+    opened = Opened(browser, report)
+    opened.page.set_viewport_size({"width": width, "height": 720})
+    place = drawn_circuit(opened)
+    assert place.evaluate("f => f.querySelector('svg').getBoundingClientRect().width <= f.clientWidth + 1")
+    assert (
+        place.evaluate(
+            "f => Math.min(...[...f.querySelectorAll('svg text')].map(t => parseFloat(getComputedStyle(t).fontSize)))"
+        )
+        >= 12
+    )
+    boxes = place.locator(".node > rect").evaluate_all(
+        "all => all.map(r => r.getBoundingClientRect()).map(b => [b.left, b.right, b.top, b.bottom])"
+    )
+    assert all(
+        a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] or b[3] <= a[2] for i, a in enumerate(boxes) for b in boxes[:i]
+    )
+    opened.context.close()
+
+
 def test_a_link_moves_the_readers_focus_and_opens_what_is_folded(opened: Opened) -> None:
     opened.page.get_by_role("link", name="Provenance").click()
     assert opened.page.evaluate("document.activeElement.id") == "provenance-title"
@@ -248,6 +481,8 @@ def test_axe_finds_no_serious_violation_outside_circuitsvis(browser: Any, report
     for kind in ("roster", "more", "numbers"):
         opened.page.locator(f"details.{kind}:visible > summary").first.click()
     opened.draw_all()
+    chart(opened.page, "circuit").locator("select").select_option("a0.h1")
+    opened.page.locator("[data-kind=difference] details.numbers > summary").click()
     theirs = {"exclude": [[".chart[data-kind=attention] .canvas"], [".chart[data-kind=tokens] .canvas"]]}
     found = Axe().run(opened.page, context=theirs).response["violations"]
     grave = [
@@ -280,5 +515,7 @@ def test_the_first_screen_holds_every_model_of_the_roster(opened: Opened) -> Non
 def test_printing_draws_what_was_never_scrolled_to(opened: Opened) -> None:
     opened.page.emulate_media(media="print")
     opened.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    place = chart(opened.page, "circuit")
+    assert place.locator("svg .edge:not([hidden])").count() > 20 and place.get_by_role("slider").count() == 0
     assert opened.page.locator("figure:visible:not([data-drawn=yes])").count() == 0
     assert opened.page.locator("nav").is_hidden()

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kc_interp import plots
+from kc_interp import circuit_figure, plots
 from kc_interp.errors import SpecError
 from kc_interp.finding import Figure, Table, to_plain
 from kc_interp.report import bundles
@@ -18,6 +18,8 @@ from kc_interp.report.printed import shown_cell
 _PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "resetScale2d"]]}
 _HALF_WIDTH_PX = 420
 """What half the page's column leaves for labels and cells on a screen 1280 wide."""
+_CIRCUIT_COLUMN_PX = 68
+_CIRCUIT_BLOCK_PX = 132
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def block(id: str, figure: Figure, arm: int, limits: plots.Limits | None) -> Blo
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise SpecError(f"figure {figure.title!r}: its data do not fit the kind {figure.kind!r} ({error!r})") from None
     numbers = table_island(table)
-    if kind in ("attention", "switches") and not note:
+    if kind in ("attention", "switches", "circuit") and not note:
         del numbers["rows"]  # the page's script makes them of the widget's own data; twice would be a megabyte
     island = Markup(bundles.island({**content, "table": numbers}))
     return Block(id, kind, figure.title, figure.shows, figure.refuted_by, island, height, note)
@@ -61,7 +63,14 @@ def needs_full_width(figure: Figure) -> bool:
         return 14 * len(data["x"]) + 7 * max((len(str(label)) for label in data["y"]), default=0) > _HALF_WIDTH_PX
     if figure.kind == "bars":
         return 22 * len(data["x"]) * len(data["series"]) > _HALF_WIDTH_PX
+    if figure.kind == "circuit":
+        return _CIRCUIT_COLUMN_PX * (data["n_heads"] + 1) > _HALF_WIDTH_PX
     return figure.kind == "attention" and 14 * len(data["tokens"]) > _HALF_WIDTH_PX
+
+
+def circuit_height(depth: int, wide: bool) -> int:
+    """The room of a circuit: what steers it, its graph, and the details, which half the width has below the graph."""
+    return (260 if wide else 587) + _CIRCUIT_BLOCK_PX * depth
 
 
 def table_island(table: Table) -> dict[str, Any]:
@@ -78,9 +87,12 @@ def table_island(table: Table) -> dict[str, Any]:
 
 
 def _brief(value: Any, digits: int) -> Any:
-    """Plain data with so many significant digits, as a drawing needs; `findings.json` holds the numbers unrounded."""
+    """Plain data with so many significant digits, as a drawing needs; `findings.json` holds the numbers unrounded.
+
+    The effects of a circuit stay as they are: the page subtracts one model's from another's.
+    """
     if isinstance(value, Mapping):
-        return {key: _brief(item, digits) for key, item in value.items()}
+        return {key: item if key == "effect" else _brief(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_brief(item, digits) for item in value]
     return (float(f"{value:.{digits}g}") or 0) if isinstance(value, float) else value
@@ -102,6 +114,8 @@ def _widget(figure: Figure) -> tuple[dict[str, Any], int, str]:
         return {"tokens": tokens, "attention": data["patterns"][:kept], "attentionHeadNames": names}, 800, note
     if figure.kind == "tokens":
         return {"tokens": [html.escape(str(t)) + " " for t in data["tokens"]], "values": list(data["values"])}, 30, ""
+    if figure.kind == "circuit":
+        return circuit_figure.widget(to_plain(data)), circuit_height(data["depth"], needs_full_width(figure)), ""
     examples = [
         {
             "tokens": [str(token) for token in example["tokens"]],

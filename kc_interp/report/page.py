@@ -44,6 +44,8 @@ def render(document: Document) -> str:
     libraries = {"plotly": bundles.plotly()} if "plot" in drawn else {}
     if drawn & {"attention", "tokens"}:
         libraries["circuitsvis"] = bundles.circuitsvis()
+    if "circuit" in drawn:
+        libraries["circuit"] = bundles.inline(bundles.asset("circuit.js"))
     script = bundles.inline(bundles.asset("page.js"))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kc_interp.report", "templates"),

@@ -13,7 +13,7 @@ from kc_interp.comparison import LEVEL, Comparison, Difference, ModelFacts, Rost
 from kc_interp.errors import SpecError
 from kc_interp.finding import Figure, Finding, Number, Table
 from kc_interp.report import bundles, seeds
-from kc_interp.report.blocks import Block, block, needs_full_width, table_island
+from kc_interp.report.blocks import Block, block, circuit_height, needs_full_width, table_island
 from kc_interp.report.document import Document
 from kc_interp.report.printed import MISSING, Heading, headings, slug
 
@@ -47,7 +47,8 @@ class NumberRow:
 class Row:
     """The same figure or table of several models; `shared` holds a figure's texts when all models share them.
 
-    `wide` sets the models below one another instead of side by side.
+    `wide` sets the models below one another instead of side by side. `difference_height` keeps room for the difference
+    of two models' circuits; None in other rows.
     """
 
     anchor: str
@@ -56,6 +57,7 @@ class Row:
     shared: tuple[str, str] | None
     wide: bool
     open: bool
+    difference_height: int | None = None
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,10 @@ def _figure_row(
     texts = {(figure.shows, figure.refuted_by) for figure in figures}
     shared = texts.pop() if len(texts) == 1 else None
     # What answers to the reader's own clicks is worth more than one more picture.
-    open = first or any(figure.kind == "switches" for figure in figures)
-    return Row(anchor, title, blocks, shared, any(needs_full_width(figure) for figure in figures), open)
+    open = first or any(figure.kind in ("switches", "circuit") for figure in figures)
+    depths = [figure.data["depth"] for figure in figures if figure.kind == "circuit"]
+    height = circuit_height(max(depths), wide=True) if len(depths) > 1 else None
+    return Row(anchor, title, blocks, shared, any(needs_full_width(figure) for figure in figures), open, height)
 
 
 def _limits(figures: Sequence[Figure]) -> plots.Limits | None:

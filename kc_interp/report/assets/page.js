@@ -10,7 +10,7 @@
     return element;
   };
   const initial = JSON.parse(byId("state").textContent);
-  const state = { at: "", left: initial.left, right: initial.right, switches: {}, choices: {} };
+  const state = { at: "", left: initial.left, right: initial.right, switches: {}, circuits: {}, choices: {} };
   const content = (chart) => JSON.parse(chart.querySelector(":scope > script").textContent);
 
   /* Charts */
@@ -22,6 +22,8 @@
     attention: (canvas, data) => circuitsvis(canvas, "AttentionHeads", data.widget),
     tokens: (canvas, data) => circuitsvis(canvas, "ColoredTokens", data.widget),
     switches: (canvas, data, chart) => switches(canvas, data.widget, chart.id),
+    circuit: (canvas, data, chart) => circuit(canvas, chart, (library) => library.one(data.widget)),
+    difference: (canvas, data, chart) => circuit(canvas, chart, (library) => library.minus(...pairOf(chart).map(widgetOf), [state.left, state.right])),
   };
   /* Kept inert until first needed, so that the page opens sooner; the policy names their hashes. */
   const started = new Set();
@@ -59,7 +61,15 @@
   const shown = (value) => String(Number(value.toPrecision(3)));
   const off = (mask, heads) => heads.filter((_, h) => (mask >> h) & 1).join(", ") || "none";
   const size = (mask) => mask.toString(2).replaceAll("0", "").length;
+  const cell = (value) => (value === null ? "–" : shown(value));
   const rowsOf = {
+    circuit: ({ nodes, edges: { names, effect, low, high, kept, scores } }) => {
+      const methods = Object.values(scores);
+      return [
+        ...nodes.map((node) => [node.name, cell(node.effect), cell(node.low), cell(node.high), "–", ...methods.map(() => "–")]),
+        ...names.map((name, i) => [name, cell(effect[i]), cell(low[i]), cell(high[i]), kept[i] ? "yes" : "no", ...methods.map((of) => cell(of[i]))]),
+      ];
+    },
     attention: ({ tokens, attention, attentionHeadNames }) => attention.flatMap((pattern, h) =>
       pattern.map((row, i) => [attentionHeadNames[h], `${i}: ${tokens[i]}`, ...row.map(shown)])),
     switches: ({ heads, examples }) => examples.flatMap(({ tokens, target, answers }) =>
@@ -71,9 +81,10 @@
   function fill(details) {
     const place = details.querySelector(".scroll");
     if (place.firstChild) return;
-    const { table, widget } = JSON.parse(details.nextElementSibling.textContent);
+    const chart = details.closest(".chart"), differs = chart && chart.dataset.kind === "difference";
+    const { table, widget } = differs ? { table: differences(chart) } : JSON.parse(details.nextElementSibling.textContent);
     const { columns, numeric, title } = table;
-    const rows = table.rows || rowsOf[details.closest(".chart").dataset.kind](widget);
+    const rows = table.rows || rowsOf[chart.dataset.kind](widget);
     const head = make("tr");
     columns.forEach((name, i) => head.append(make("th", { scope: "col", class: numeric[i] ? "n" : "" }, name || " ")));
     const body = make("tbody");
@@ -143,6 +154,51 @@
     show(current().example, current().mask, false);
   }
 
+  /* Circuits: those of one row share their scale, their threshold and what is chosen in them */
+  const views = new Map(), widgets = new Map();
+  const widgetOf = (chart) => {
+    if (!widgets.has(chart)) widgets.set(chart, content(chart).widget);
+    return widgets.get(chart);
+  };
+  function circuit(canvas, chart, model) {
+    library("circuit");
+    const row = chart.closest(".row");
+    const shared = {
+      get: () => ({ least: 0, kept: true, chosen: "", ...state.circuits[row.id] }),
+      reach: () => Math.max(0, ...all(".cell:not([hidden]) [data-kind=circuit]", row).flatMap((its) => widgetOf(its).edges.effect).map(Math.abs)),
+      change: (choice) => {
+        state.circuits[row.id] = { ...shared.get(), ...choice };
+        for (const its of all(".chart", row)) views.get(its)?.show(its === chart);
+        save();
+      },
+    };
+    views.set(chart, Circuit.view(canvas, model(Circuit), shared));
+    canvas.style.minHeight = "";
+  }
+  const pairOf = (chart) => [state.left, state.right].map((model) =>
+    all(".cell", chart.closest(".row")).find((its) => its.dataset.model === model)?.querySelector("[data-kind=circuit]"));
+  function differences(chart) {
+    library("circuit");
+    return { title: "Differences", ...Circuit.minus(...pairOf(chart).map(widgetOf), [state.left, state.right]).table };
+  }
+  function compare(chart) {
+    const [a, b] = state.left === state.right ? [] : pairOf(chart).map((its) => its && widgetOf(its));
+    const alike = Boolean(a && b) && a.depth === b.depth && a.heads === b.heads;
+    const apart = chart.closest(".apart"), details = chart.querySelector("details");
+    apart.hidden = !alike;
+    apart.nextElementSibling.hidden = alike || !a || !b;
+    apart.querySelector(".first").textContent = `1: ${state.left}`;
+    apart.querySelector(".second").textContent = `2: ${state.right}`;
+    chart.querySelector(".canvas").replaceChildren();
+    details.querySelector(".scroll").replaceChildren();
+    views.delete(chart);
+    if (alike && chart.dataset.drawn) {
+      delete chart.dataset.drawn;
+      draw(chart);
+    }
+    if (alike && details.open) fill(details);
+  }
+
   /* Which models are shown */
   function arrange() {
     const single = !state.right || state.right === state.left;
@@ -159,6 +215,8 @@
     for (const head of all(".compare .group th")) head.colSpan = 1 + (single ? 1 : 2);
     for (const row of all(".row")) row.hidden = !row.querySelector(".cell:not([hidden])");
     for (const place of ["left", "right"]) if (byId(place)) byId(place).value = state[place];
+    all("[data-kind=difference]").forEach(compare);
+    for (const view of views.values()) view.show(false);
     fit();
   }
   /* A plot drawn at another width, such as before its neighbour was hidden. */
@@ -183,6 +241,8 @@
     if (state.left !== initial.left) parts.set("left", state.left);
     if (state.right !== initial.right) parts.set("right", state.right);
     for (const [id, { example, mask }] of Object.entries(state.switches)) if (example || mask) parts.set(id, `${example}.${mask}`);
+    for (const [id, { least, kept, chosen }] of Object.entries(state.circuits))
+      if (least || !kept || chosen) parts.set(`${id}.graph`, `${least} ${kept ? "kept" : "all"} ${chosen}`);
     for (const [id, chosen] of Object.entries(state.choices)) if (chosen !== "0") parts.set(id, chosen);
     const text = parts.toString();
     history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
@@ -198,6 +258,11 @@
     for (const chart of all("[data-kind=switches]")) {
       const match = /^(\d+)\.(\d+)$/.exec(parts.get(chart.id) || "");
       if (match) state.switches[chart.id] = { example: Number(match[1]), mask: Number(match[2]) };
+    }
+    state.circuits = {};
+    for (const { id } of all(".row")) {
+      const match = /^([\d.e-]+) (kept|all) (.*)$/.exec(parts.get(`${id}.graph`) || "");
+      if (match && Number(match[1]) >= 0) state.circuits[id] = { least: Number(match[1]), kept: match[2] === "kept", chosen: match[3] };
     }
     state.choices = {};
     for (const { id, options } of all("select.choice")) {
