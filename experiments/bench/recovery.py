@@ -4,7 +4,8 @@
 
 AUROC of each method's |score| for the edges of the true circuit, and the number of edges that searches keep that are
 not in it, or miss that are. --trained adds the models that are trained with wires that cannot exist (some seconds
-each). Exit status 1 unless exact effects have AUROC 1 on every constructed model; approximations are reported as they are.
+each). Exit status 1 unless exact effects have AUROC 1 on every constructed model; approximations are reported as they
+are.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import torch
 from common import add_output, delivered
 from sklearn.metrics import roc_auc_score
 
-from kc_interp.circuits.attribution import eap, eap_ig
+from kc_interp.circuits.attribution import APPROXIMATIONS
 from kc_interp.circuits.effects import Comparison, Edge, Metric
-from kc_interp.circuits.kept import acdc, faithfulness, greedy_backward
+from kc_interp.circuits.scores import faithfulness
+from kc_interp.circuits.search import acdc, greedy_backward, greedy_forward
 from kc_interp.known_answers import CONSTRUCTED, TRAINED, KnownAnswer, known_answer
 
 
@@ -31,8 +33,7 @@ def judged(known: KnownAnswer, count: int) -> dict[str, object]:
     truth = [edge in known.truth for edge in known.graph.varying]
     scores = {
         "exact": comparison.edges().value,
-        "EAP": eap(comparison).value,
-        "EAP-IG": eap_ig(comparison).value,
+        **{name: comparison.effects(method(comparison, None)).value for name, method in APPROXIMATIONS.items()},
         "random": np.random.default_rng(2).normal(size=len(truth)),
     }
 
@@ -49,8 +50,9 @@ def judged(known: KnownAnswer, count: int) -> dict[str, object]:
         "true edges": sum(truth),
         "edges": len(truth),
         "auroc": {name: float(roc_auc_score(truth, np.abs(values))) for name, values in scores.items()},
-        "greedy backward, 99 %": found(greedy_backward(comparison, 0.99)),
-        "ACDC, 0.001": found(acdc(comparison, 1e-3)),
+        "greedy backward, 99 %": found(greedy_backward(comparison, keep=0.99)[-1]),
+        "greedy forward, 99 %": found(greedy_forward(comparison, keep=0.99)[-1]),
+        "ACDC, 0.001": found(acdc(comparison, [1e-3])[0]),
     }
 
 
@@ -71,7 +73,7 @@ def main() -> int:
         for row in rows:
             auroc = ", ".join(f"{name} {value:.2f}" for name, value in row["auroc"].items())  # type: ignore[attr-defined]
             print(f"{row['model']}: {row['true edges']} of {row['edges']} edges; AUROC {auroc}")
-            for search in ("greedy backward, 99 %", "ACDC, 0.001"):
+            for search in ("greedy backward, 99 %", "greedy forward, 99 %", "ACDC, 0.001"):
                 print(f"    {search}: " + ", ".join(f"{name} {value:.3g}" for name, value in row[search].items()))  # type: ignore[attr-defined]
     return int(any(row["auroc"]["exact"] < 1 for row in rows if row["model"] in CONSTRUCTED))  # type: ignore[index]
 

@@ -1,92 +1,191 @@
-"""Approximations of edge effects from gradients, by their authors' names; to be judged by the exact effects.
+"""Approximations of effects by gradients, by their authors' names: to be judged by the exact ones, not relied on.
 
-*EAP*, edge attribution patching (Syed, Rager and Conmy 2023, https://arxiv.org/abs/2310.10348): what the source's
-writer writes more, times the gradient of the metric at the reader's input. Exact where everything after the reader is
-linear, and blind where a gradient vanishes, as behind saturated attention. *EAP-IG* (Hanna, Pezzelle and Belinkov 2024,
-https://arxiv.org/abs/2403.17806): the gradient is the mean over inputs on the straight line between the two runs'
-embeddings. *Attribution patching* of nodes (Nanda 2023) is the same at the node's output.
+Each says how far an edge (or node) would move the logit difference if it carried the source's writing, for every input:
+the array that `Comparison.moved` gives of an exact intervention, so that `comparison.effects` makes shares of the whole
+of it, signed, with intervals over inputs. What differs is where the gradient is taken:
+
+- *attribution patching*, AtP (Nanda 2023, https://www.neelnanda.io/mechanistic-interpretability/attribution-patching;
+  Kramár et al. 2024, https://arxiv.org/abs/2403.00745): for nodes, at the base run;
+- *EAP* (Syed, Rager and Conmy 2023, https://arxiv.org/abs/2310.10348): for edges, at the base run;
+- *EAP-IG, inputs* (Hanna, Pezzelle and Belinkov 2024, https://arxiv.org/abs/2403.17806): the mean over runs on
+  embeddings between source and base;
+- *EAP-IG, activations* (Marks et al. 2024, https://arxiv.org/abs/2403.19647; so called by Mueller et al. 2025,
+  https://arxiv.org/abs/2504.13151): the mean over runs in which the edge's writer alone writes something in between.
+
+A gradient is ∂(logit difference)/∂(what the edge's reader sees, before its LayerNorm), and what it is multiplied by is
+the writer's source writing less its base writing. Both integrals have m steps, k/m of the way from the source to the
+base for k = 1 … m: the base is among them, the source is not (as printed by Hanna et al.; their code for edges takes
+k = 0 … m - 1). Marks' integral is over one component; the benchmark's code moves all heads of a block at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from kc_interp.circuits.effects import Comparison, Edge, Effects
+from kc_interp.circuits.effects import Comparison, Edge
 from kc_interp.errors import ProbeError
-from kc_interp.model.interventions import run
+from kc_interp.model.graph import BIAS, indices
+from kc_interp.model.interventions import biases, mixing, run
+
+STEPS = 5
+
+Approximation = Callable[[Comparison, Sequence[Edge] | None], Float[np.ndarray, "edge batch"]]
 
 
-def eap(comparison: Comparison) -> Effects:
-    """EAP's score of every edge that varies, as a share of the whole difference: the unit of the exact effects."""
-    return _scores(comparison, (0.0,))
+def attribution_patching(
+    comparison: Comparison, writers: Sequence[int] | None = None
+) -> Float[np.ndarray, "writer batch"]:
+    """AtP of nodes (by default of all): the difference of a node's output times its gradient.
 
-
-def eap_ig(comparison: Comparison, steps: int = 5) -> Effects:
-    """EAP-IG (inputs): gradients at k / steps of the way from the source's to the base's embeddings, k = 1 … steps.
-
-    With one step it is EAP. Raises ProbeError for less.
+    A node's gradient is the sum over the readers after it, so this is the sum of EAP over the edges that leave it.
     """
-    if steps < 1:
-        raise ProbeError(f"EAP-IG with {steps} steps; at least 1 is needed, its authors take 5")
-    return _scores(comparison, tuple(1 - step / steps for step in range(1, steps + 1)))
-
-
-def attribution_patching(comparison: Comparison) -> tuple[Effects, list[int]]:
-    """Attribution patching's score of every node that varies, and the nodes: the sum over the edges that leave it."""
+    _refuse_unequal(comparison)
     graph = comparison.base.graph
-    nodes = sorted({writer for writer, _ in graph.varying})
-    moved = _moved(comparison, (0.0,))
-    place = {writer: index for index, writer in enumerate(nodes)}
-    total = moved.new_zeros(len(nodes), moved.shape[1])
-    total.index_add_(0, torch.tensor([place[writer] for writer, _ in graph.varying]), moved)
-    return comparison.effects(total.double().numpy()), nodes
+    chosen = range(len(graph.writers)) if writers is None else writers
+    scores = _products(comparison, _gradients(comparison, _none(comparison)))
+    visible = torch.from_numpy(graph.visible).to(scores)
+    return (
+        einsum(scores, visible, "writer reader batch, writer reader -> writer batch")[list(chosen)]
+        .double()
+        .cpu()
+        .numpy()
+    )
 
 
-def _scores(comparison: Comparison, towards: tuple[float, ...]) -> Effects:
-    return comparison.effects(_moved(comparison, towards).double().numpy())
+def eap(comparison: Comparison, edges: Sequence[Edge] | None = None) -> Float[np.ndarray, "edge batch"]:
+    """EAP of edges (by default of all that vary), with one backward pass."""
+    _refuse_unequal(comparison)
+    return _of_edges(comparison, _products(comparison, _gradients(comparison, _none(comparison))), edges)
 
 
-def _moved(comparison: Comparison, towards: tuple[float, ...]) -> Float[Tensor, "edge batch"]:
-    """What each edge is said to move the metric by, for every input: difference times mean gradient."""
-    base, source, edges = comparison.base, comparison.source, comparison.base.graph.varying
-    change = source.written - base.written
-    total = base.written.new_zeros(len(edges), base.written.shape[1])
-    for share in towards:
-        gradients = _gradients(comparison, share)
-        total += torch.stack([_product(change, gradients, edge) for edge in edges])
-    return (total / len(towards)).cpu()
+def eap_ig_inputs(
+    comparison: Comparison, edges: Sequence[Edge] | None = None, *, steps: int = STEPS
+) -> Float[np.ndarray, "edge batch"]:
+    """EAP-IG over inputs, with `steps` backward passes.
+
+    Raises ProbeError when the source is no run of the model (a mean, zeros): there are no inputs to go to.
+    """
+    _refuse_unequal(comparison)
+    _refuse_no_run(comparison)
+    total = torch.zeros(())
+    for weight in _weights(steps):
+        mask = _none(comparison)
+        mask[: BIAS + 1] = weight
+        total = total + _gradients(comparison, mask) / steps
+    return _of_edges(comparison, _products(comparison, total), edges)
 
 
-def _product(change: Float[Tensor, "writer batch pos d"], gradients: dict[int, Tensor], edge: Edge) -> Tensor:
-    gradient = gradients[edge[1]]
-    return einsum(change[edge[0], :, -gradient.shape[1] :], gradient, "batch pos d_model, batch pos d_model -> batch")
+def eap_ig_activations(
+    comparison: Comparison, edges: Sequence[Edge] | None = None, *, steps: int = STEPS
+) -> Float[np.ndarray, "edge batch"]:
+    """EAP-IG over activations, with `steps` backward passes for every writer, each from the writer's block on."""
+    _refuse_unequal(comparison)
+    graph = comparison.base.graph
+    chosen = graph.varying if edges is None else edges
+    scores = torch.zeros(len(graph.writers), len(graph.readers), len(comparison.base.logits)).to(
+        comparison.base.written
+    )
+    for writer in sorted({writer for writer, _ in chosen}):
+        total = torch.zeros(())
+        for weight in _weights(steps):
+            mask = _none(comparison)
+            mask[writer] = weight
+            first = max(0, (writer - graph.head(0)) // (graph.n_heads + 1))
+            total = total + _gradients(comparison, mask, first) / steps
+        scores[writer] = _products(comparison, total)[writer]
+    return _of_edges(comparison, scores, chosen)
 
 
-def _gradients(comparison: Comparison, share: float) -> dict[int, Float[Tensor, "batch pos d_model"]]:
-    """The metric's gradient at every reader's input, when the embeddings are `share` of the way to the source's."""
-    base, source = comparison.base, comparison.source
-    first = base.graph.head(0)
-    written = torch.lerp(base.written[:first], source.written[:first], share)
+APPROXIMATIONS: Mapping[str, Approximation] = MappingProxyType(
+    {"EAP": eap, "EAP-IG (inputs)": eap_ig_inputs, "EAP-IG (activations)": eap_ig_activations}
+)
+"""Of edges, by name; each with its defaults."""
+
+
+def _weights(steps: int) -> list[float]:
+    """The source's share at each step: the base alone is the last."""
+    if steps < 1:
+        raise ProbeError(f"{steps} steps of integration; at least 1 is needed, 5 are usual")
+    return [1 - step / steps for step in range(1, steps + 1)]
+
+
+def _none(comparison: Comparison) -> Float[Tensor, "writer reader"]:
+    graph = comparison.base.graph
+    return torch.zeros(len(graph.writers), len(graph.readers)).to(comparison.base.written)
+
+
+def _gradients(
+    comparison: Comparison, mask: Float[Tensor, "writer reader"], first: int = 0
+) -> Float[Tensor, "reader batch pos d_model"]:
+    """∂(logit difference)/∂(what each reader sees), for every input, while the edges in `mask` are replaced by so much.
+
+    Only readers of block `first` and later are reached; of the others, and where no reader looks, it is 0. Inputs do
+    not meet, so one backward pass of their sum serves all.
+    """
+    base = comparison.base
     leaves: dict[int, Tensor] = {}
+    mixed = mixing(base, comparison.source, mask[None])
 
-    def listen(reader: int, count: int, stream: Tensor, written: Tensor) -> Tensor:
-        seen = stream[:, None].expand(-1, count, -1, -1, -1)
-        leaf = torch.zeros_like(seen).requires_grad_(True)
-        leaves[reader] = leaf
-        return seen + leaf
+    def recorded(reader: int, count: int, stream: Tensor, written: Tensor) -> Tensor:
+        seen = mixed(reader, count, stream, written)
+        leaves[reader] = torch.zeros_like(seen, requires_grad=True)
+        return seen + leaves[reader]
 
     with torch.enable_grad():
-        _, logits = run(base.params, base.spec, written[None], mix=listen)
-        comparison.metric(logits).sum().backward()
-    return {
-        reader + index: leaf.grad[0, index]
-        for reader, leaf in leaves.items()
-        if leaf.grad is not None
-        for index in range(leaf.shape[1])
-    }
+        logits = run(base.params, base.spec, base.written[None, : base.graph.head(first)], mix=recorded)[1]
+        found = torch.autograd.grad(comparison.metric(logits).sum(), list(leaves.values()))
+    gradients = base.written.new_zeros((len(base.graph.readers), *base.written.shape[1:]))
+    for reader, gradient in zip(leaves, found, strict=True):
+        gradients[reader : reader + gradient.shape[1], :, -gradient.shape[3] :] = gradient[0]
+    return gradients
 
 
-__all__ = ["attribution_patching", "eap", "eap_ig"]
+def _products(
+    comparison: Comparison, gradients: Float[Tensor, "reader batch pos d_model"]
+) -> Float[Tensor, "writer reader batch"]:
+    """For every writer and reader the writer's difference times the reader's gradient, edge or not."""
+    base, source = comparison.base, comparison.source
+    change = source.written - base.written
+    products = einsum(change, gradients, "writer batch pos d, reader batch pos d -> writer reader batch")
+    graph = base.graph
+    blocks = [(graph.block(reader), reader) for reader in range(len(graph.readers))]
+    stages = [2 * block + int(block < graph.depth and reader == graph.reader(block, 3)) for block, reader in blocks]
+    bias = (source.bias - biases(base.params, base.spec))[stages]
+    products[BIAS] = einsum(bias, gradients, "reader d, reader batch pos d -> reader batch")
+    return products
+
+
+def _of_edges(
+    comparison: Comparison, scores: Float[Tensor, "writer reader batch"], edges: Sequence[Edge] | None
+) -> Float[np.ndarray, "edge batch"]:
+    return scores.double().cpu().numpy()[indices(comparison.base.graph.varying if edges is None else edges)]
+
+
+def _refuse_unequal(comparison: Comparison) -> None:
+    base, source = (tuple(run.written.shape) for run in (comparison.base, comparison.source))
+    if base != source:
+        raise ProbeError(
+            f"the runs' writings have the shapes {base} and {source} (writers, inputs, tokens, width): a difference of "
+            "the two needs one shape; take both from inputs of one template"
+        )
+    comparison.checked()
+
+
+def _refuse_no_run(comparison: Comparison) -> None:
+    base, source = comparison.base, comparison.source
+    with torch.no_grad():
+        first = source.written[None, : base.graph.head(0)]
+        logits = run(base.params, base.spec, first)[1][0]
+    scale = source.logits.std() + base.logits.std()
+    if not torch.allclose(logits, source.logits, rtol=1e-3, atol=1e-3 * float(scale)):
+        raise ProbeError(
+            "EAP-IG (inputs) goes from the source's inputs to the base's, and no input makes the model write what this "
+            "source holds (a mean, or zeros); take another input's run as the source, or EAP, or EAP-IG (activations)"
+        )

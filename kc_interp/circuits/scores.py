@@ -12,7 +12,7 @@ inputs; a circuit that was searched for on them is judged on others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +84,11 @@ def faithfulness(noising: Comparison, circuits: Sequence[Sequence[Edge]]) -> Eff
 
     Raises ProbeError as `worth` does.
     """
-    lost, resampled = shares(noising, cut(noising, circuits), worth(noising))
+    return _left(noising, cut(noising, circuits), worth(noising))
+
+
+def _left(noising: Comparison, moved: Float[np.ndarray, "item batch"], whole: Float[np.ndarray, " batch"]) -> Effects:
+    lost, resampled = shares(noising, moved, whole)
     return _effects(1 - lost, 1 - resampled)
 
 
@@ -116,9 +120,7 @@ class Curve:
         """Circuit-model distance: the area between the curve and 1, over the share of edges; 0 is best."""
         return self._area(np.abs(1 - self.faithfulness.value), np.abs(1 - self.resampled))
 
-    def _area(
-        self, value: Float[np.ndarray, " circuit"], resampled: Float[np.ndarray, "circuit resample"]
-    ) -> Estimate:
+    def _area(self, value: Float[np.ndarray, " circuit"], resampled: Float[np.ndarray, "circuit resample"]) -> Estimate:
         """By trapezoids between the sizes there are: a published grid of percentages rounds to the same few edges."""
         share = self.sizes / self.sizes[-1]
         return Estimate.of(float(np.trapezoid(value, share)), np.trapezoid(resampled, share, axis=0))
@@ -190,12 +192,13 @@ def completeness(
     rest = [[edge for edge in edges if edge not in set(gone)] for edges in (kept, graph.varying) for gone in sets]
     moved, whole = cut(judged, rest), worth(judged)
     of_circuit, of_model = moved[: len(sets)], moved[len(sets) :]
-    found = []
-    for part in (of_circuit, of_model):
-        lost, resampled = shares(judged, part, whole)
-        found.append(_effects(1 - lost, 1 - resampled))
-    gap, resampled = shares(judged, of_model - of_circuit, whole)
-    return Completeness(sets, tuple(chosen.values()), *found, _effects(gap, resampled))
+    return Completeness(
+        sets,
+        tuple(chosen.values()),
+        circuit=_left(judged, of_circuit, whole),
+        model=_left(judged, of_model, whole),
+        gap=_effects(*shares(judged, of_model - of_circuit, whole)),
+    )
 
 
 def _widening(
@@ -295,9 +298,7 @@ class Control:
     p: float
 
 
-def against_random(
-    noising: Comparison, circuit: Sequence[Edge], rng: np.random.Generator, count: int = 100
-) -> Control:
+def against_random(noising: Comparison, circuit: Sequence[Edge], rng: np.random.Generator, count: int = 100) -> Control:
     """Judge a circuit on inputs that it was not searched for on: else it was chosen, and the random ones were not.
 
     Raises ProbeError as `worth` does.
@@ -320,26 +321,31 @@ def random_circuits(graph: Graph, size: int, count: int, rng: np.random.Generato
     everything = alive(graph, graph.varying)
     if not 0 <= size <= len(everything):
         raise ProbeError(f"no circuit has {size} edges: this model has {len(everything)} that vary")
+    into: dict[int, list[Edge]] = {}
+    for edge in everything:
+        into.setdefault(edge[1], []).append(edge)
     found: list[list[Edge]] = []
     while len(found) < count:
         kept: set[Edge] = set()
         while len(kept) < size:
-            walks = (kept | _walk(graph, rng) for _ in range(20))
+            walks = (kept | _walk(graph, into, rng) for _ in range(20))
             fitting = next((grown for grown in walks if len(kept) < len(grown) <= size), None)
             if fitting is None:
-                between = [edge for edge in everything if edge not in kept and len(alive(graph, {*kept, edge})) > len(kept)]
+                between = [
+                    edge for edge in everything if edge not in kept and len(alive(graph, {*kept, edge})) > len(kept)
+                ]
                 fitting = kept | {between[int(rng.integers(len(between)))]} if between else set()
             kept = fitting
         found.append(edges_in_order(kept))
     return found
 
 
-def _walk(graph: Graph, rng: np.random.Generator) -> set[Edge]:
+def _walk(graph: Graph, into: Mapping[int, Sequence[Edge]], rng: np.random.Generator) -> set[Edge]:
     """A random path, from the logits back to the token embedding: at each reader any writer that varies."""
     path: set[Edge] = set()
     readers: tuple[int, ...] = (len(graph.readers) - 1,)
     while readers:
-        into = graph.into[int(rng.choice(readers))]
-        path.add(edge := into[int(rng.integers(len(into)))])
+        edges = into[int(rng.choice(readers))]
+        path.add(edge := edges[int(rng.integers(len(edges)))])
         readers = graph.readers_of(edge[0])
     return path

@@ -123,7 +123,9 @@ class _Ran:
         reader, writers = graph.reader(block, 3), [graph.head(block, int(one)) for one in head]
         kept = torch.tensor([self.keeps(writer, reader) for writer in writers]).to(out)
         change = out - self.written[reader][writers]
-        return self.onwards(block, self.mlp(block, self.seen[reader] + kept[:, None, None, None] * change), writers, out)
+        return self.onwards(
+            block, self.mlp(block, self.seen[reader] + kept[:, None, None, None] * change), writers, out
+        )
 
     def _qkv(self, block: int) -> list[Float[Tensor, "head batch pos d_head"]]:
         """Queries, keys and values of a block's heads as the circuit has them."""

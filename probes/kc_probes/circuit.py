@@ -21,10 +21,21 @@ import torch
 from jaxtyping import Float
 
 from kc_interp.circuits import replacement
-from kc_interp.circuits.agreement import Agreement, agreement
-from kc_interp.circuits.attribution import eap, eap_ig
+from kc_interp.circuits.attribution import eap, eap_ig_inputs
 from kc_interp.circuits.effects import Comparison, Edge, Effects, Metric, edge_logits
-from kc_interp.circuits.kept import acdc, best_first, faithfulness, greedy_backward, random_circuits
+from kc_interp.circuits.scores import (
+    Completeness,
+    Control,
+    Curve,
+    Estimate,
+    Minimality,
+    against_random,
+    completeness,
+    curve,
+    faithfulness,
+    minimality,
+)
+from kc_interp.circuits.search import acdc, by_score, greedy_backward
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.model.graph import CONSTANTS, Graph
@@ -35,6 +46,19 @@ from kc_interp.probe import Subject
 _PURPOSE = "circuit"
 _EXAMPLES = 3
 _SHOWN_EDGES = 20
+_TOLERANCE = 0.002
+_ACDC = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+_SCORES = (
+    ("faithfulness", "faithfulness on held-out pairs", "more of the logit difference is left without all other edges"),
+    (
+        "gap",
+        "incompleteness: largest gap to the model when both lose the same edges",
+        "more is missing from the circuit",
+    ),
+    ("idle", "share of its edges that change nothing, alone or with others gone", "less minimal: more could be spared"),
+    ("cpr", "circuit performance ratio (CPR)", "fewer edges keep more"),
+    ("cmd", "circuit-model distance (CMD)", "more edges are needed to behave like the model"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,35 +103,32 @@ class Circuit:
         return Ways(pairs, noising, denoising)
 
     def _measured(self, subject: Subject, searched: Ways, held: Ways) -> Measured:
-        graph, rng = searched.graph, subject.rng(f"{_PURPOSE}: random circuits")
-        kept = greedy_backward(searched.noising, self.keep)
-        random = random_circuits(graph, len(kept), self.random_circuits, rng)
+        graph, noising = searched.graph, searched.noising
+        exact = noising.edges()
+        backward = greedy_backward(noising, tolerance=_TOLERANCE)
+        kept = list(curve(noising, backward).smallest(self.keep))
+        approximations = {"EAP": noising.effects(eap(noising)), "EAP-IG": noising.effects(eap_ig_inputs(noising))}
+        circuits = {"greedy backward": backward, "ACDC": acdc(noising, _ACDC, metric="logit difference")}
+        circuits |= {
+            name: by_score(graph, scores.value)
+            for name, scores in {"largest exact effect first": exact, **approximations}.items()
+        }
         parts = [[edge for edge in graph.varying if edge[0] in writers] for writers in _groups(graph).values()]
-        logits = replaced(
-            searched.noising.base,
-            searched.noising.source,
-            torch.from_numpy(np.stack([graph.mask(part) for part in parts])).to(searched.noising.base.logits),
-        )
-        exact = searched.noising.edges()
-        approximations = {"EAP": eap(searched.noising), "EAP-IG": eap_ig(searched.noising)}
-        within = np.asarray([edge in set(kept) for edge in graph.varying])
+        masks = torch.from_numpy(np.stack([graph.mask(part) for part in parts])).to(noising.base.logits)
+        rng = subject.rng(f"{_PURPOSE}: scores")
         return Measured(
             searched,
             kept,
             noising=exact,
-            approximations=approximations,
-            agreement={
-                name: agreement(searched.noising, scores.value, exact.value, within, self.keep)
-                for name, scores in {"exact": exact, **approximations}.items()
-            },
-            acdc=acdc(searched.noising, (1 - self.keep) / 10),
             denoising=searched.denoising.edges(),
-            nodes=searched.noising.nodes(range(len(graph.writers))),
-            parts=searched.noising.effects(searched.noising.moved(logits)),
-            held_out=faithfulness(held.noising, [kept]),
-            strongest=faithfulness(held.noising, best_first(searched.noising, exact.value, [len(kept)])),
-            random=faithfulness(held.noising, random).value,
-            spared=1 - faithfulness(held.noising, [[edge for edge in kept if edge != one] for one in kept]).value,
+            approximations=approximations,
+            curves={name: curve(held.noising, found) for name, found in circuits.items()},
+            needed={name: len(curve(noising, found).smallest(self.keep)) for name, found in circuits.items()},
+            nodes=noising.nodes(range(len(graph.writers))),
+            parts=noising.effects(noising.moved(replaced(noising.base, noising.source, masks))),
+            control=against_random(held.noising, kept, rng, self.random_circuits),
+            complete=completeness(noising, kept, rng, greedy=5, judged=held.noising),
+            minimal=minimality(held.noising, kept, rng, singles=20, samples=10),
             instead=_other_replacements(held, kept),
         )
 
@@ -123,7 +144,7 @@ class Circuit:
             tables=()
             if found is None
             else (_edges_table(found), _methods_table(found, self.keep), _instead_table(found)),
-            figures=() if found is None else (self._figure(subject, found),),
+            figures=() if found is None else (self._figure(subject, found), _curves_figure(found)),
             settings=dataclasses.asdict(self),
         )
 
@@ -153,45 +174,33 @@ class Circuit:
             higher_means="more heads are needed",
             note=refusal,
         )
-        random = None if found is None else float(np.quantile(found.random, 0.95))
-        random_says = f"95 % point of {self.random_circuits} random circuits of as many edges"
-        for key, title, effects in (
-            ("circuit.faithfulness", "Circuit: faithfulness on held-out pairs", found and found.held_out),
-            (
-                "strongest.faithfulness",
-                "Circuit: faithfulness of as many edges, those of largest effect",
-                found and found.strongest,
-            ),
-        ):
-            value, low, high = (None, None, None) if not effects else (float(x[0]) for x in effects.all)
+        for key, title, means in _SCORES:
+            value, low, high, control, control_says = _score(key, found, self.keep)
             yield Number(
-                key, title, value, low, high, n=count, control=random, control_says=random_says if found else "",
-                higher_means="more of the logit difference is left without all other edges", note=refusal,
-            )  # fmt: skip
-        yield Number(
-            "circuit.idle",
-            "Circuit: share of its edges whose removal alone costs less than 1 % on held-out pairs",
-            None if found is None else float((found.spared < 0.01 + 1 - found.held_out.value[0]).mean()),
-            n=count,
-            unit="exact",
-            control=None if found is None else 1.0,
-            control_says="a circuit that does nothing" if found else "",
-            higher_means="less minimal: more of its edges could be spared",
-            note=refusal,
-        )
+                f"circuit.{key}",
+                f"Circuit: {title}",
+                value,
+                low,
+                high,
+                n=count,
+                control=control,
+                control_says=control_says,
+                higher_means=means,
+                note=refusal,
+            )
         for name in ("EAP", "EAP-IG"):
-            agreed = None if found is None else found.agreement[name]
+            rank, auroc = (None, None) if found is None else _agreement(found, found.approximations[name].value)
             for key, title, value, control in (
                 (
                     "rank",
                     "rank correlation of its sizes with those of the exact effects",
-                    None if agreed is None else agreed.rank,
+                    rank,
                     0.0,
                 ),
                 (
                     "auroc",
                     "area under the ROC curve for the circuit's edges",
-                    None if agreed is None else agreed.auroc,
+                    auroc,
                     0.5,
                 ),
             ):
@@ -229,11 +238,11 @@ class Circuit:
         if found is None:
             says.append(f"No circuit: {refusal}.")
         else:
-            graph, held = found.ways.graph, found.held_out
+            graph, held = found.ways.graph, found.control.own
             says.append(
-                f"{len(found.kept)} of {len(graph.varying)} edges keep {held.value[0]:.0%} of the logit difference on "
-                f"held-out pairs (95 % interval {held.low[0]:.0%} to {held.high[0]:.0%}); random circuits of as many "
-                f"edges keep up to {np.quantile(found.random, 0.95):.0%}."
+                f"{len(found.kept)} of {len(graph.varying)} edges keep {held.value:.0%} of the logit difference on "
+                f"held-out pairs (95 % interval {held.low:.0%} to {held.high:.0%}); of as many edges at random 95 % of "
+                f"circuits keep no more than {np.quantile(found.control.random, 0.95):.0%}."
             )
             says.append(
                 "Effects are exact for these inputs. The circuit is one that a greedy search found: another of as many "
@@ -308,23 +317,22 @@ class Ways:
 class Measured:
     """What was found on the searched pairs, and how it does on the held-out ones.
 
-    `spared`: what is missing of the whole when each kept edge is cut as well. `instead`: the circuit's faithfulness by
-    what the cut edges carry.
+    `curves`: each method's circuits by size, on held-out pairs; `needed`: how many edges its smallest one has that
+    keeps enough of the searched ones. `instead`: the circuit's faithfulness by what the cut edges carry.
     """
 
     ways: Ways
     kept: Sequence[Edge]
     noising: Effects
-    approximations: Mapping[str, Effects]
-    agreement: Mapping[str, Agreement]
-    acdc: Sequence[Edge]
     denoising: Effects
+    approximations: Mapping[str, Effects]
+    curves: Mapping[str, Curve]
+    needed: Mapping[str, int]
     nodes: Effects
     parts: Effects
-    held_out: Effects
-    strongest: Effects
-    random: Float[np.ndarray, " circuit"]
-    spared: Float[np.ndarray, " kept"]
+    control: Control
+    complete: Completeness
+    minimal: Minimality
     instead: dict[str, tuple[float, float, float] | str]
 
 
@@ -383,29 +391,82 @@ def _edges_table(found: Measured) -> Table:
     )
 
 
+def _score(
+    key: str, found: Measured | None, keep: float
+) -> tuple[float | None, float | None, float | None, float | None, str]:
+    """Value, interval, control and what the control is."""
+    if found is None:
+        return None, None, None, None, ""
+    random = f"95 % point of {len(found.control.random)} random circuits of as many edges"
+    edges = len(found.ways.graph.varying)
+    if key == "faithfulness":
+        own = found.control.own
+        return own.value, own.low, own.high, float(np.quantile(found.control.random, 0.95)), random
+    if key in ("cpr", "cmd"):
+        one: Estimate = getattr(found.curves["greedy backward"], key)()
+        other: Estimate = getattr(found.curves["largest exact effect first"], key)()
+        return one.value, one.low, one.high, other.value, "edges of largest exact effect first"
+    if key == "gap":
+        return float(abs(found.complete.gap.value[found.complete.worst])), None, None, 0.0, "the whole model"
+    spare = len(found.minimal.superfluous()) / max(len(found.kept), 1)
+    return spare, None, None, 1 - len(found.kept) / edges, "the same share of a circuit of all edges, at least"
+
+
+def _agreement(found: Measured, scores: Float[np.ndarray, " edge"]) -> tuple[float, float | None]:
+    """Of an approximation with the exact effects: rank correlation of sizes, AUROC for the edges of the circuit."""
+    from scipy.stats import spearmanr
+    from sklearn.metrics import roc_auc_score
+
+    sizes, kept = np.abs(scores), set(found.kept)
+    within = [edge in kept for edge in found.ways.graph.varying]
+    rank = float(spearmanr(sizes, np.abs(found.noising.value)).statistic)
+    return rank, float(roc_auc_score(within, sizes)) if 0 < sum(within) < len(within) else None
+
+
 def _methods_table(found: Measured, keep: float) -> Table:
-    """Every method's circuit and agreement, on the searched pairs."""
-    noising = found.ways.noising
     rows: list[tuple[Cell, ...]] = []
-    for name, edges in {"greedy backward": found.kept, "ACDC": found.acdc}.items():
-        left = float(faithfulness(noising, [edges]).value[0])
-        rows.append((name, len(edges), round(left, 4), None, None))
-    for name, agreed in found.agreement.items():
-        auroc = None if agreed.auroc is None else round(agreed.auroc, 4)
-        title = "largest exact effect first" if name == "exact" else f"{name}, largest score first"
-        rows.append((title, agreed.size, keep, round(agreed.rank, 4), auroc))
+    for name, own in found.curves.items():
+        scores = {**found.approximations, "largest exact effect first": found.noising}.get(name)
+        rank, auroc = (None, None) if scores is None else _agreement(found, scores.value)
+        areas = (round(estimate.value, 4) for estimate in (own.cpr(), own.cmd()))
+        rows.append((name, found.needed[name], *areas, *(None if x is None else round(x, 4) for x in (rank, auroc))))
     return Table(
         "Methods: how many edges each needs, and how approximations agree with the exact effects",
-        ("method", "edges", "faithfulness", "rank correlation", "AUROC"),
+        ("method", f"edges that keep {keep:.0%}", "CPR", "CMD", "rank correlation", "AUROC"),
         tuple(rows),
-        "On the searched pairs. Best-first circuits have as many edges as the faithfulness asked for takes; idle edges "
-        "are not counted. Correlation of sizes with the exact effects; AUROC for the edges of the greedy circuit.",
+        "Edges on the searched pairs, idle ones not counted; CPR (area under faithfulness against size) and CMD (area "
+        "between it and 1) on held-out ones. Rank correlation of sizes with the exact effects; AUROC for the edges of "
+        "the greedy circuit.",
+    )
+
+
+def _curves_figure(found: Measured) -> Figure:
+    """Faithfulness against size, by method."""
+    return Figure(
+        kind="lines",
+        title="How much a circuit keeps by its number of edges",
+        shows="Faithfulness on held-out pairs of each method's circuits: what is left of the logit difference when all "
+        "other edges carry another chain's writing.",
+        refuted_by="A curve no higher than that of random circuits: then the edges chosen do not matter.",
+        data={
+            "series": [
+                {
+                    "name": name,
+                    "x": own.sizes.tolist(),
+                    "y": [round(float(value), 4) for value in own.faithfulness.value],
+                }
+                for name, own in found.curves.items()
+            ],
+            "x_title": "edges",
+            "y_title": "faithfulness",
+            "reference": {"y": 1.0, "name": "the whole model"},
+        },
     )
 
 
 def _instead_table(found: Measured) -> Table:
     rows: list[tuple[Cell, ...]] = [
-        ("a chain of another answer", *(round(float(x[0]), 4) for x in found.held_out.all), "")
+        ("a chain of another answer", *(round(x, 4) for x in dataclasses.astuple(found.control.own)), "")
     ]
     for name, result in found.instead.items():
         words = {"mean": "the mean over chains", "zero": "nothing (zeros)"}[name]
