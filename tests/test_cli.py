@@ -92,6 +92,7 @@ def test_every_command_has_help(tmp_path: Path) -> None:
         ["train"],
         ["eval"],
         ["probe"],
+        ["export"],
         ["list"],
         ["complexity"],
         ["sweep"],

@@ -48,3 +48,12 @@ def claim(folder: Path, owned: list[str], *, resume: bool = False, force: bool =
         raise SpecError(f"{folder}: no permission to write in {writable}")
     with contextlib.suppress(FileExistsError):
         folder.mkdir(parents=True)
+
+
+def claim_file(path: Path, *, force: bool = False) -> None:
+    """See that a file can be written and is not there yet, unless --force is to replace it. Raises SpecError."""
+    if path.is_dir():
+        raise SpecError(f"{path}: that is a folder; --out names the file to write")
+    if path.exists() and not force:
+        raise SpecError(f"{path}: already there; choose another --out, or replace it with --force")
+    claim(path.parent, [])

@@ -11,16 +11,38 @@ import io
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kc_interp.errors import SpecError
+from kc_interp.model import parameters
 from kc_interp.spec import ModelSpec
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache, HookedTransformer
+
+
+def config(params: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Any]:
+    """The settings of a `HookedTransformerConfig`, and of a `TransformerBridgeConfig`, for this shape: plain data.
+
+    Device and dtype are left out: they are the parameters' own.
+    """
+    return {
+        "n_layers": spec.depth,
+        "d_model": spec.d_model,
+        "n_heads": spec.n_heads,
+        "d_head": spec.head_size,
+        "d_mlp": spec.mlp_size,
+        "d_vocab": params["embed.W_E"].shape[0],
+        "n_ctx": params["pos_embed.W_pos"].shape[0],
+        "act_fn": spec.act,
+        "normalization_type": "LN" if spec.norm == "LN" else None,
+        "initializer_range": spec.init_std,
+        "init_weights": False,
+        "default_prepend_bos": False,
+    }
 
 
 def hooked(params: Mapping[str, Tensor], spec: ModelSpec) -> HookedTransformer:
@@ -38,31 +60,11 @@ def hooked(params: Mapping[str, Tensor], spec: ModelSpec) -> HookedTransformer:
             f"pip install 'transformer-lens>=3.9,<4' ({error})"
         ) from error
     table = params["embed.W_E"]
-    config = HookedTransformerConfig(
-        n_layers=spec.depth,
-        d_model=spec.d_model,
-        n_heads=spec.n_heads,
-        d_head=spec.head_size,
-        d_mlp=spec.mlp_size,
-        d_vocab=table.shape[0],
-        n_ctx=params["pos_embed.W_pos"].shape[0],
-        act_fn=spec.act,
-        normalization_type="LN" if spec.norm == "LN" else None,
-        initializer_range=spec.init_std,
-        device=str(table.device),
-        dtype=table.dtype,
-        init_weights=False,
-        default_prepend_bos=False,
-    )
+    settings = HookedTransformerConfig(**config(params, spec), device=str(table.device), dtype=table.dtype)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", DeprecationWarning)
-        model = HookedTransformer(config)
-    state = {
-        name.replace(f"blocks.{index % spec.n_layers}.", f"blocks.{index}.", 1): value
-        for index in range(spec.depth)
-        for name, value in params.items()
-        if name.startswith(f"blocks.{index % spec.n_layers}.")
-    } | {name: value for name, value in params.items() if not name.startswith("blocks.")}
+        model = HookedTransformer(settings)
+    state = parameters.unrolled(params, spec)
     masks = {name: value for name, value in model.state_dict().items() if name.endswith((".mask", ".IGNORE"))}
     model.load_state_dict({**state, **masks})
     _tie(model, spec)

@@ -77,6 +77,21 @@ def initialise(spec: ModelSpec, generator: torch.Generator, *, d_vocab: int, n_c
     return params
 
 
+def unrolled(params: Mapping[str, Tensor], spec: ModelSpec) -> Parameters:
+    """One run's parameters (no `run` axis) with every block that a token passes through under its own name.
+
+    A tied block thus stands there `spec.repeat` times, each time as the same tensors.
+    """
+    table: Parameters = {}
+    for name, value in params.items():
+        if not name.startswith("blocks."):
+            table[name] = value
+            continue
+        _, layer, rest = name.split(".", 2)
+        table |= {f"blocks.{index}.{rest}": value for index in range(int(layer), spec.depth, spec.n_layers)}
+    return table
+
+
 def stack(members: Sequence[Mapping[str, Tensor]]) -> Parameters:
     """Parameters of several runs of one shape along a leading `run` axis."""
     return {name: torch.stack([member[name] for member in members]) for name in members[0]}
