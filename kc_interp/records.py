@@ -19,8 +19,9 @@ import io
 import json
 import math
 import os
+import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,12 @@ MIGRATIONS = (
 
 _FACTS = ("spec", "stages", "start", "metrics", "findings", "wall_seconds", "made", "provenance")
 
+_QUOTABLE = re.compile(r"[\w .:+-]*", re.ASCII)
+"""Names that a path of SQLite's can hold in quotes: it has no escapes, and its versions differ beyond these."""
+
+_AT_A_TIME = 100
+"""Texts that are decoded as one document: the decoder makes a name that they share once, which takes half the time."""
+
 
 class StoreError(KCInterpError):
     """A store of results is missing, locked, of a newer version, damaged, or its disk is full."""
@@ -62,8 +69,8 @@ class Record:
 
     `spec` is the run's settings as plain data, `stages` the settings of the stages before it, and `start` the key of
     the run from whose weights it began; `key` is the hash of these three. `learned` is the study's verdict, None where
-    the task lacks the skill in question. `curve` None: not asked for, or none was kept. `weights` names a checkpoint
-    file by its content.
+    the task lacks the skill in question. `curve` None: not asked for, or none was kept. `findings` are `lean` ones, as
+    plain data. `weights` names a checkpoint file by its content.
     """
 
     key: str
@@ -100,6 +107,14 @@ def canonical(value: Any) -> str:
 def digest(content: bytes) -> str:
     """The name of a content: 128 bits of BLAKE2b in hexadecimal."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def lean(finding: Mapping[str, Any]) -> dict[str, Any]:
+    """A finding (plain data) as a record keeps it: without tables and figures, of which nothing is drawn against size.
+
+    A probe of the kept weights gives them again.
+    """
+    return {name: [] if name in ("tables", "figures") else value for name, value in finding.items()}
 
 
 @contextmanager
@@ -313,34 +328,54 @@ class Store:
         arm: str | None = None,
         keys: Iterable[str] | None = None,
         curves: bool = False,
+        findings: bool = True,
+        sets: Collection[str] | None = None,
     ) -> list[Record]:
         """Records by study, arm, width and seed; of one study, one arm or these keys only.
 
-        `curves` reads their learning curves too. Raises StoreError when a file of curves is missing or damaged.
+        `curves` reads their learning curves too. Many records are read faster, and take less memory, without their
+        `findings` and with only those `sets` of their metrics that are asked for. Records with equal settings share
+        them. Raises StoreError when a file of curves is missing or damaged.
         """
         asked = [(column, value) for column, value in (("study", study), ("arm", arm)) if value is not None]
         where = " AND ".join(f"{column} = ?" for column, _ in asked) or "TRUE"
         wanted = None if keys is None else set(keys)
-        with _explained(self.path):
+        if sets is not None and not all(_QUOTABLE.fullmatch(name) for name in sets):
+            sets = None  # all of them, which is only slower
+        part = _Part(curves, findings, None if sets is None else tuple(sets))
+        with _explained(self.path), _without_collection():
+            # What was not asked for is left out by SQLite, which skips it many times faster than Python decodes it.
             rows = self._connection.execute(
-                f"SELECT * FROM records WHERE {where} ORDER BY study, arm, d_model, seed, key",
-                [value for _, value in asked],
+                f"""
+                SELECT key, study, arm, seed, ensemble, member, d_model, parameters, learned, curves, weights,
+                    json_remove(json_extract(facts, '$.spec', '$.stages', '$.provenance'), '$[0].seed'),
+                    json_extract(facts, {",".join("?" * len(part.paths))})
+                FROM records WHERE {where} ORDER BY study, arm, d_model, seed, key
+                """,
+                [*part.paths, *(value for _, value in asked)],
             ).fetchall()
-        files: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        if wanted is not None:
+            rows = [row for row in rows if row[0] in wanted]
         with _without_collection():
-            return [self._record(row, files if curves else None) for row in rows if wanted is None or row[1] in wanted]
+            own = _decoded([row[-1] for row in rows])
+            return [self._record(row, facts, part) for row, facts in zip(rows, own, strict=True)]
 
-    def _record(self, row: Sequence[Any], files: dict[str, dict[str, list[dict[str, Any]]]] | None) -> Record:
-        study, key, arm, seed, ensemble, member, d_model, parameters, learned, curves, weights, facts = row
+    def _record(self, row: Sequence[Any], facts: list[Any], part: _Part) -> Record:
+        """A record from what `records` selects, and its own facts, which are the last of that, decoded."""
+        key, study, arm, seed, ensemble, member, d_model, parameters, learned, curves, weights, shared, _ = row
+        spec, stages, provenance = part.shared[shared]
+        own_seed, start, wall_seconds, made, metrics, findings = part.split(facts)
         curve = None
-        if files is not None and curves is not None:
-            if curves not in files:
-                files[curves] = unpack_curves(self._file("curves", curves))
-            curve = tuple(files[curves][str(member)])
+        if part.curves and curves is not None:
+            if curves not in part.files:
+                part.files[curves] = unpack_curves(self._file("curves", curves))
+            curve = tuple(part.files[curves][str(member)])
         return Record(
             key=key, study=study, arm=arm, seed=seed, ensemble=ensemble, member=member, d_model=d_model,
-            parameters=parameters, learned=None if learned is None else bool(learned), weights=weights, curve=curve,
-            **_as_tuples(json.loads(facts)),
+            parameters=parameters, metrics=metrics, learned=None if learned is None else bool(learned),
+            spec=spec if own_seed is None else {**spec, "seed": own_seed}, stages=tuple(stages), start=start,
+            curve=curve, findings=tuple(findings), weights=weights, wall_seconds=wall_seconds, made=made,
+            provenance=provenance,
         )  # fmt: skip
 
     def status(self, study: str) -> list[dict[str, Any]]:
@@ -356,7 +391,8 @@ class Store:
     def export(self, study: str) -> str:
         """A study as JSON lines: its settings, then its records with their curves, always in the same order.
 
-        The names of weight files are left out: the files stay where they are.
+        The names of weight files are left out: the files stay where they are. Findings are `lean`, also those of
+        records that an earlier version made.
         """
         settings = self.studies()
         if study not in settings:
@@ -364,7 +400,8 @@ class Store:
         schema = len(MIGRATIONS)
         lines = [canonical({"schema": schema, "kind": "study", "name": study, "settings": settings[study]})]
         for record in self.records(study, curves=True):
-            plain = dataclasses.asdict(dataclasses.replace(record, weights=None))
+            findings = tuple(map(lean, record.findings))
+            plain = dataclasses.asdict(dataclasses.replace(record, weights=None, findings=findings))
             lines.append(canonical({"schema": schema, "kind": "record", **plain}))
         return "\n".join(lines) + "\n"
 
@@ -433,6 +470,45 @@ def read_lines(text: str, *, where: str = "import") -> tuple[dict[str, dict[str,
             raise StoreError(f"{where}: line {number} has the key {record.key}, but its settings give {key}")
         records.append(record)
     return studies, records
+
+
+def _decoded(bodies: Sequence[str]) -> Iterator[Any]:
+    """What these JSON texts hold, one after another."""
+    for start in range(0, len(bodies), _AT_A_TIME):
+        yield from json.loads(f"[{','.join(bodies[start : start + _AT_A_TIME])}]")
+
+
+class _Texts(dict[str, Any]):
+    """JSON texts and what they hold. Equal texts are decoded once and share it."""
+
+    def __missing__(self, text: str) -> Any:
+        self[text] = found = json.loads(text)
+        return found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is read of each record, and what records share: settings and provenance by their text, curves by file."""
+
+    curves: bool
+    findings: bool
+    sets: tuple[str, ...] | None
+    shared: _Texts = field(default_factory=_Texts)
+    files: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> list[str]:
+        """Where in its body a record's own facts stand."""
+        sets = ["$.metrics"] if self.sets is None else [f'$.metrics.sets."{name}"' for name in self.sets]
+        return ["$.spec.seed", "$.start", "$.wall_seconds", "$.made", *sets, *["$.findings"] * self.findings]
+
+    def split(self, facts: list[Any]) -> list[Any]:
+        """What stands at `paths`, with the metrics in one piece, and no findings where none are read."""
+        findings = facts.pop() if self.findings else []
+        if self.sets is None:
+            return [*facts, findings]
+        sets = {name: found for name, found in zip(self.sets, facts[4:], strict=True) if found is not None}
+        return [*facts[:4], {"sets": sets}, findings]
 
 
 def _as_tuples(data: Mapping[str, Any]) -> dict[str, Any]:

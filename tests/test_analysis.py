@@ -203,9 +203,17 @@ def test_runs_are_placed_by_their_settings_and_strangers_are_named() -> None:
     found = analyse(asked, [*records[2:], *odd, dataclasses.replace(records[0], study="another")])
     assert found.runs == len(records) - 2 and not found.complete
     assert found.strangers == (
-        "1 run of arm 'gone' at narrow, 2 layers, which the study does not ask for",
-        "1 run of arm 'sum' at hooked, 2 layers, which the study does not ask for",
+        "1 run of arm 'gone' at 2 layers, narrow, which the study does not ask for",
+        "1 run of arm 'sum' at 2 layers, hooked, which the study does not ask for",
     )
+
+
+def test_runs_are_placed_by_the_length_of_their_questions() -> None:
+    found = simple(grid={"d_model": [16, 64], "lengths": [[4, 8], [9, 14]]})
+    assert found.complete and not found.strangers and all(len(one.records) == 12 for one in found.conditions)
+    assert [one.setting for one in found.conditions[:2]] == ["4 to 8 symbols", "9 to 14 symbols"]
+    assert found.conditions[1].task.settings["lengths"] == [9, 14]
+    assert [bound.setting for bound in found.bounds] == ["4 to 8 symbols", "9 to 14 symbols"]
 
 
 def test_runs_that_chose_a_learning_rate_are_never_part_of_it() -> None:

@@ -117,6 +117,23 @@ def test_records_survive_the_store_and_json_lines(made: list[Record], tmp_path: 
         assert other.export("tiny") == text
 
 
+def test_records_are_read_as_far_as_asked(path: Path) -> None:
+    measured = {name: {"n": 10, "exact": {"value": 0.1}} for name in ("test: SUM", "atoms: SUM", 'odd "é"')}
+    finding = {"probe": "p", "numbers": [{"key": "a", "value": 0.5}]}
+    # More than are decoded at a time, with and without a seed among their settings.
+    added = [record(seed, metrics={"items": 10, "sets": measured}, findings=(finding,)) for seed in range(230)]
+    added += [record(999, spec={"task": {}}), record(1000, metrics={})]
+    with Store.open(filled(path, *added)) as store:
+        found = store.records("tiny", findings=False, sets=["test: SUM", "not: there"])
+        kept = {"sets": {"test: SUM": measured["test: SUM"]}}
+        few = [dataclasses.replace(one, curve=None, findings=(), metrics=kept) for one in added[:230]]
+        assert found[:230] == few and found[231].metrics == {"sets": {}}
+        assert store.records("tiny", curves=True) == added
+        [odd] = store.records(keys=[added[0].key], sets=['odd "é"'])
+        assert odd.metrics == added[0].metrics and odd.findings == (finding,)
+        assert found[0].spec["model"] is found[1].spec["model"] and found[0].spec["seed"] != found[1].spec["seed"]
+
+
 def test_an_ensemble_is_stored_whole_or_not_at_all(path: Path) -> None:
     filled(path, record(1))
     with Store.open(path, write=True) as store:
@@ -309,6 +326,29 @@ def test_exported_lines_start_with_the_study_and_name_no_weights(path: Path) -> 
         assert second["kind"] == "record" and second["weights"] is None and len(second["curve"]) == 2
         with pytest.raises(StoreError, match="holds no study 'other'; it holds: tiny"):
             store.export("other")
+
+
+def test_exported_findings_have_no_tables_and_no_figures_and_older_lines_that_have_them_are_read(path: Path) -> None:
+    heavy = {"probe": "p", "sentence": "s", "numbers": [{"key": "a", "value": 0.5}], "tables": [{"rows": [[1]]}],
+             "figures": [{"kind": "bars"}]}  # fmt: skip
+    light = {**heavy, "tables": [], "figures": []}
+    older = "\n".join(
+        canonical({"schema": 1, **line})
+        for line in (
+            {"kind": "study", "name": "tiny", "settings": SETTINGS},
+            {"kind": "record", **dataclasses.asdict(record(0, findings=(heavy,)))},
+        )
+    )
+    with Store.open(path, write=True) as store:
+        assert store.import_lines(older) == 1
+        [kept] = store.records("tiny", curves=True)
+        assert kept == record(0, findings=(heavy,))
+        text = store.export("tiny")
+        assert json.loads(text.splitlines()[1])["findings"] == [light]
+        assert store.import_lines(text) == 0
+    with Store.open(path.with_name("other.sqlite"), write=True) as other:
+        assert other.import_lines(text) == 1 and other.keys("tiny") == {kept.key}
+        assert other.records("tiny", curves=True) == [dataclasses.replace(kept, findings=(light,))]
 
 
 def test_a_spreadsheet_gets_a_row_a_run_and_a_column_a_number() -> None:

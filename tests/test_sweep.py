@@ -251,7 +251,8 @@ def test_probes_run_on_every_finished_model(tmp_path: Path) -> None:
     study = tiny(seeds=1, grid={}, probes=["embedding-geometry"])
     for record in swept(study, tmp_path / "records.sqlite"):
         [found] = [finding_from(plain) for plain in record.findings]
-        assert found.probe == "embedding-geometry" and found.status in ("ok", "unlearned") and not found.figures
+        assert found.probe == "embedding-geometry" and found.status in ("ok", "unlearned")
+        assert found.numbers and found.sentence and not found.tables and not found.figures
 
 
 ADAPTIVE = tiny(

@@ -29,7 +29,8 @@ from kc_interp.cli.records import find
 from kc_interp.records import Record, Store, run_key
 from kc_interp.scaling.analysis import analyse
 from kc_interp.scaling.executors import Local
-from kc_interp.scaling.study import Arm, Criterion, Grid, Study
+from kc_interp.scaling.factors import Grid
+from kc_interp.scaling.study import Arm, Criterion, Study
 from kc_interp.scaling.sweep import sweep
 from kc_interp.spec import DataSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec, to_plain
 

@@ -53,8 +53,11 @@ def figures(
     from kc_interp import gallery
     from kc_interp.files import write_atomically
     from kc_interp.gallery.cases import runs_words
+    from kc_interp.gallery.curves import NAME as CURVES
+    from kc_interp.gallery.findings import NAME as FINDINGS
     from kc_interp.gallery.laws import NAME as LAWS
     from kc_interp.gallery.stills import write_stills
+    from kc_interp.gallery.times import NAME as TIMES
     from kc_interp.scaling import study as studies
     from kc_interp.scaling.analysis import analyse
     from kc_interp.scaling.law_report import laws
@@ -62,7 +65,7 @@ def figures(
     output = Output(as_json, quiet, verbose)
     names = gallery.chosen(only or ())
     asked = studies.load(study)
-    found = find(asked, study, store, records)
+    found = find(asked, study, store, records, curves=CURVES in names or TIMES in names, findings=FINDINGS in names)
     folder = out if out is not None else study.parent / "figures"
     claim(folder, [])
     with output.progress("fitting", 100) as bar:

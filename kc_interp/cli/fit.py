@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kc_interp.scaling.analysis import Analysis, Condition, Skill
-    from kc_interp.scaling.law_report import Law, LawReport
+    from kc_interp.scaling.law_report import Law, LawReport, Trained
     from kc_interp.scaling.laws import Exponent
     from kc_interp.scaling.study import Criterion
     from kc_interp.scaling.thresholds import Estimate
+
+PREQUENTIAL_NAME = "prequential.json"
 
 
 def fit(
@@ -46,6 +48,14 @@ def fit(
             "(code.*.joint); may be given several times  [default: one of each kind]",
         ),
     ] = None,
+    prequential: Annotated[
+        bool,
+        typer.Option(
+            "--prequential",
+            help="Also the prequential description length of each task of a law, by training (minutes a task; "
+            f"kept in {PREQUENTIAL_NAME} beside the study).",
+        ),
+    ] = False,
     with_laws: Annotated[
         bool, typer.Option("--laws/--no-laws", help="Laws of complexity take seconds a setting.")
     ] = True,
@@ -64,8 +74,10 @@ def fit(
     from kc_interp.scaling import study as studies
 
     output = Output(as_json, quiet, verbose)
+    if prequential and not with_laws:
+        raise SpecError("--prequential measures the tasks of laws, which --no-laws leaves out; give one of them")
     asked = studies.load(study)
-    found = find(asked, study, store, records)
+    found = find(asked, study, store, records, findings=False)
     for note in found.notes:
         output.note(note)
 
@@ -86,6 +98,7 @@ def fit(
             reports = law_report.laws(
                 analysis,
                 measures or law_report.DEFAULT_MEASURES,
+                trained=_trained(study.with_name(PREQUENTIAL_NAME)) if prequential else None,
                 on_progress=lambda share, says: bar(100 * share, says),
             )
     data = {
@@ -105,6 +118,12 @@ def fit(
         *(part for report in reports for part in _laws(report)),
         *([f"written: {out}"] if out is not None else []),
     )
+
+
+def _trained(path: Path) -> Trained:
+    from kc_interp.scaling.prequential import Kept
+
+    return Kept(path)
 
 
 # Tables
@@ -251,18 +270,21 @@ def _laws(report: LawReport) -> Iterator[Table | str]:
     )
     yield table(
         f"Exponent e of n ∝ K^e{where}",
-        ("measure", "dex of K", "crossed effects [95 %]", "direct", "ODR", "inverted"),
+        ("measure", "dex of K", "crossed effects [95 %]", "direct", "Huber", "ODR", "inverted"),
         [
             (
                 _broken(law.key),
                 f"{law.exponents[0].range_dex:.2f}",
                 _exponent(law, "crossed effects", interval=True),
-                *(_exponent(law, name) for name in ("direct", "errors in variables", "inverted")),
+                _exponent(law, "direct"),
+                "" if law.huber is None else f"{law.huber:.2f}",
+                *(_exponent(law, name) for name in ("errors in variables", "inverted")),
             )
             for law in fitted
         ],
         caption="Quote crossed effects: the others count tasks that share operations as independent (intervals: "
-        "--json). inverted: from K regressed on n, the direct one over r². ODR: errors in variables. dex of K: range.",
+        "--json). Huber: without the weight of outliers. inverted: from K regressed on n, the direct one over r². ODR: "
+        "errors in variables. dex of K: range.",
     )
     if report.best is not None:
         yield from _best(report, where)

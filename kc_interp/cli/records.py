@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """A study's records with their learning curves, the file that they come from, and what a reader should know.
+    """A study's records, the file that they come from, and what a reader should know.
 
     `changed` names the differences between the study now and when they were made; "" when there are none.
     """
@@ -28,12 +28,22 @@ class Found:
     changed: str
 
 
-def find(study: Study, toml: Path, store: Path | None, records: Path | None) -> Found:
+def find(
+    study: Study,
+    toml: Path,
+    store: Path | None,
+    records: Path | None,
+    *,
+    curves: bool = True,
+    findings: bool = True,
+) -> Found:
     """The records of a study: the JSON lines named, else the store, else the lines beside the store.
 
-    Raises StoreError where there is none of these, or they hold no finished run of this study.
+    From a store are read the metrics that an analysis asks for, and where wanted learning curves and findings. Raises
+    StoreError where there is none of these, or they hold no finished run of this study.
     """
     from kc_interp.records import Store, StoreError, differences, read_lines
+    from kc_interp.scaling.analysis import skills
 
     if store is not None and records is not None:
         raise SpecError("--store and --records both say where the records are; give one of them")
@@ -42,12 +52,13 @@ def find(study: Study, toml: Path, store: Path | None, records: Path | None) -> 
     notes = []
     if records is None and place.exists():
         source = place
+        sets = {skill.set_name for skill in skills(study.criterion)}
         with Store.open(place) as opened:
             settings = opened.studies()
             try:
-                found = opened.records(study.name, curves=True)
+                found = opened.records(study.name, curves=curves, findings=findings, sets=sets)
             except StoreError as error:
-                found = opened.records(study.name)
+                found = opened.records(study.name, findings=findings, sets=sets)
                 notes.append(f"{error}; learning curves and times to learn are left out")
     elif records is not None or lines.is_file():
         source = lines

@@ -110,9 +110,9 @@ def _notes(analysis: Analysis) -> Iterator[str]:
 
 def _made_by(analysis: Analysis) -> Mapping[str, Any]:
     """What made the runs: every value that occurs, under its name."""
-    found: dict[str, set[str]] = {}
-    for record in records_of(analysis.conditions):
-        for name, value in record.provenance.items():
-            if name not in ("members", "threads"):
-                found.setdefault(name, set()).add(str(value))
-    return {name: sorted(values) for name, values in found.items()}
+    pairs = {(name, str(value)) for one in records_of(analysis.conditions) for name, value in one.provenance.items()}
+    found: dict[str, list[str]] = {}
+    for name, value in sorted(pairs):
+        if name not in ("members", "threads"):
+            found.setdefault(name, []).append(value)
+    return found

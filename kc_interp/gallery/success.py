@@ -66,10 +66,13 @@ class Share:
 
 def shares(condition: Condition) -> list[Share]:
     """The share that learned at every size of a condition; runs without a verdict do not count."""
-    judged = [(r, v) for r, v in zip(condition.records, condition.skill.learned, strict=True) if v is not None]
-    runs = Counter((record.parameters, record.d_model) for record, _ in judged)
-    wins = Counter((record.parameters, record.d_model) for record, verdict in judged if verdict)
-    return [Share(width, size, n, wins[size, width]) for (size, width), n in sorted(runs.items())]
+    verdicts = zip(condition.records, condition.skill.learned, strict=True)
+    counts = Counter((record.parameters, record.d_model, learned) for record, learned in verdicts)
+    sizes = sorted({(size, width) for size, width, learned in counts if learned is not None})
+    return [
+        Share(width, size, counts[size, width, True] + counts[size, width, False], counts[size, width, True])
+        for size, width in sizes
+    ]
 
 
 def success(analysis: Analysis) -> Drawing:

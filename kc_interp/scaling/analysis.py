@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from kc_interp.finding import to_plain
 from kc_interp.records import Record, canonical
 from kc_interp.scaling import thresholds
 from kc_interp.scaling.accuracy_curves import AccuracyCurve, fit_accuracy
+from kc_interp.scaling.factors import TASK_FACTORS, task_settings
 from kc_interp.scaling.study import TUNING, Arm, Criterion, Study
 from kc_interp.scaling.survival import KaplanMeier, Survival, fit_times, kaplan_meier
 from kc_interp.scaling.sweep import total_runs
@@ -52,12 +52,12 @@ class Skill:
     thresholds: Mapping[Axis, Threshold] = field(default_factory=dict)
     note: str = ""
 
-    @property
+    @cached_property
     def runs(self) -> int:
         """How many runs have a verdict."""
         return sum(verdict is not None for verdict in self.learned)
 
-    @property
+    @cached_property
     def successes(self) -> int:
         return sum(verdict is True for verdict in self.learned)
 
@@ -221,29 +221,32 @@ def analyse(study: Study, records: Sequence[Record]) -> Analysis:
     """The analysis of these records of a study, complete or not; learning curves only where records hold theirs."""
     ours = [record for record in records if record.study == study.name and not record.arm.startswith(TUNING)]
     tuning = sum(record.study == study.name for record in records) - len(ours)
-    placed: dict[str, list[Record]] = {_mark(arm.name, point): [] for arm, point in study.conditions()}
+    asked_for = [((arm.name, *point.values()), arm, point) for arm, point in study.conditions()]
+    placed: dict[tuple[Any, ...], list[Record]] = {mark: [] for mark, _, _ in asked_for}
+    varied = list(asked_for[0][2])
     strangers: dict[str, int] = {}
     for record in sorted(ours, key=lambda one: (one.d_model, one.seed, one.key)):
+        point = _point_of(record.spec, varied)
         try:
-            placed[_mark(record.arm, _point_of(record, study))].append(record)
+            placed[record.arm, *point.values()].append(record)
         except KeyError:
-            what = f"arm {record.arm!r} at {setting_words(_point_of(record, study)) or 'the base settings'}"
+            what = f"arm {record.arm!r} at {setting_words(point) or 'the base settings'}"
             strangers[what] = strangers.get(what, 0) + 1
-    found = [record for same in placed.values() for record in same]
-    sizes = {record.key: _sizes(record) for record in found}
-    spans = {axis: _span([size[axis] for size in sizes.values()]) for axis in AXES}
+    sizes = {mark: _sizes(same) for mark, same in placed.items()}
+    spans = {axis: _span(np.concatenate([size[axis] for size in sizes.values()])) for axis in AXES}
     conditions = tuple(
-        _condition(study, arm, point, placed[_mark(arm.name, point)], sizes, spans) for arm, point in study.conditions()
+        _condition(study, arm, point, placed[mark], sizes[mark], spans) for mark, arm, point in asked_for
     )
+    runs = sum(map(len, placed.values()))
     asked = total_runs(dataclasses.replace(study, tuning=None))
     return Analysis(
         study,
         conditions,
         tuple(_contrasts(study, conditions)),
         tuple(_bounds(conditions)),
-        len(found),
+        runs,
         asked,
-        len(found) >= asked if study.placement.kind == "grid" else all(_settled(study, one) for one in conditions),
+        runs >= asked if study.placement.kind == "grid" else all(_settled(study, one) for one in conditions),
         tuning,
         tuple(
             f"{count} run{'s' * (count > 1)} of {what}, which the study does not ask for"
@@ -255,19 +258,22 @@ def analyse(study: Study, records: Sequence[Record]) -> Analysis:
 # Conditions
 
 
+def skills(criterion: Criterion) -> tuple[Criterion, Criterion]:
+    """What is asked of every run: the study's criterion, and the same level of exact single steps of its component."""
+    return criterion, dataclasses.replace(criterion, items="atoms", metric="exact")
+
+
 def _condition(
     study: Study,
     arm: Arm,
     point: Mapping[str, Any],
     records: Sequence[Record],
-    sizes: Mapping[str, Mapping[Axis, float]],
+    sizes: Mapping[Axis, Float[np.ndarray, " run"]],
     spans: Mapping[Axis, tuple[float, float] | None],
 ) -> Condition:
-    task = arm.task(study.base.task, {"modulus": point["modulus"]} if "modulus" in point else {})
+    task = arm.task(study.base.task, task_settings(point))
     operations = operations_of(task)
-    axes = {axis: np.asarray([sizes[record.key][axis] for record in records], dtype=float) for axis in AXES}
-    criterion = study.criterion
-    atoms = dataclasses.replace(criterion, items="atoms", metric="exact")
+    criterion, atoms = skills(study.criterion)
     times = _times(records, operations, criterion)
     notes = []
     if records and times is None:
@@ -282,10 +288,10 @@ def _condition(
         operations,
         task,
         tuple(records),
-        axes,
-        _skill(criterion, records, axes, spans),
-        _skill(atoms, records, axes, spans),
-        _accuracy(criterion, records, axes["parameters"], spans["parameters"]),
+        sizes,
+        _skill(criterion, records, sizes, spans),
+        _skill(atoms, records, sizes, spans),
+        _accuracy(criterion, records, sizes["parameters"], spans["parameters"]),
         times,
         tuple(notes),
     )
@@ -294,7 +300,7 @@ def _condition(
 def _skill(
     criterion: Criterion,
     records: Sequence[Record],
-    axes: Mapping[Axis, Float[np.ndarray, " run"]],
+    sizes: Mapping[Axis, Float[np.ndarray, " run"]],
     spans: Mapping[Axis, tuple[float, float] | None],
 ) -> Skill:
     learned = tuple(criterion.verdict(record.metrics) for record in records)
@@ -303,7 +309,7 @@ def _skill(
         note = f"none of its runs was measured on {criterion.set_name!r}" if records else "no runs yet"
         return Skill(criterion, learned, note=note)
     yes = np.asarray([verdict is True for verdict in learned], dtype=bool)[known]
-    posteriors = {axis: thresholds.fit(axes[axis][known], yes, span=spans[axis]) for axis in AXES}
+    posteriors = {axis: thresholds.fit(sizes[axis][known], yes, span=spans[axis]) for axis in AXES}
     return Skill(criterion, learned, posteriors, {axis: one.summary(axis) for axis, one in posteriors.items()})
 
 
@@ -314,7 +320,8 @@ def _accuracy(
     span: tuple[float, float] | None,
 ) -> AccuracyCurve | None:
     """Of the criterion's own metric and items. Chance is the mean over runs: the items are alike, or nearly."""
-    measured = [record.metrics.get("sets", {}).get(criterion.set_name) for record in records]
+    name = criterion.set_name
+    measured = [record.metrics.get("sets", {}).get(name) for record in records]
     kept = np.asarray([found is not None for found in measured], dtype=bool)
     if not kept.any():
         return None
@@ -370,23 +377,27 @@ def operations_of(task: TaskSpec) -> tuple[str, ...]:
         return ()
 
 
-def _sizes(record: Record) -> dict[Axis, float]:
-    """A run's size on both axes."""
-    return {"parameters": float(record.parameters), "non-embedding": _non_embedding(canonical(record.spec["model"]))}
+def _sizes(records: Sequence[Record]) -> dict[Axis, Float[np.ndarray, " run"]]:
+    """The sizes of runs on both axes."""
+    inner = [_non_embedding(tuple(record.spec["model"].items())) for record in records]
+    return {
+        "parameters": np.asarray([record.parameters for record in records], dtype=float),
+        "non-embedding": np.asarray(inner, dtype=float),
+    }
 
 
 @functools.lru_cache(maxsize=4096)
-def _non_embedding(model: str) -> float:
+def _non_embedding(model: tuple[tuple[str, Any], ...]) -> int:
     """The parameters of a model that are no embedding: they depend neither on the vocabulary nor on the context."""
     from kc_interp.model import parameters
 
-    spec = from_plain(ModelSpec, json.loads(model), where="a record's model")
-    return float(parameters.count(spec, d_vocab=1, n_ctx=1, embedding=False))
+    spec = from_plain(ModelSpec, dict(model), where="a record's model")
+    return parameters.count(spec, d_vocab=1, n_ctx=1, embedding=False)
 
 
-def _span(sizes: Sequence[float]) -> tuple[float, float] | None:
+def _span(sizes: Float[np.ndarray, " run"]) -> tuple[float, float] | None:
     """All conditions have the same prior: t is uniform over the sizes of the whole study."""
-    return (min(sizes), max(sizes)) if sizes else None
+    return (float(sizes.min()), float(sizes.max())) if len(sizes) else None
 
 
 def _settled(study: Study, condition: Condition) -> bool:
@@ -404,23 +415,20 @@ def _settled(study: Study, condition: Condition) -> bool:
 # What a run was, and what it is called
 
 
-def _point_of(record: Record, study: Study) -> dict[str, Any]:
-    """The factors of a run, read from its settings: those that the study's grid varies, without the width."""
-    spec = record.spec
+def _point_of(spec: Mapping[str, Any], varied: Sequence[str]) -> dict[str, Any]:
+    """The levels of those factors that are varied, in this order, read from a run's settings."""
     model, settings = spec["model"], spec["task"]["settings"]
     values = {
         "init": model["init"],
-        "shape": [model["n_layers"], model["repeat"]],
+        "shape": (model["n_layers"], model["repeat"]),
         "n_heads": model["n_heads"],
         "vocabulary": spec["data"]["vocabulary"],
-        "modulus": settings.get("modulus"),
         "steps": spec["train"]["steps"],
     }
-    return {name: value for name, value in values.items() if getattr(study.grid, name)}
-
-
-def _mark(arm: str, point: Mapping[str, Any]) -> str:
-    return canonical([arm, {name: list(v) if isinstance(v, tuple) else v for name, v in point.items()}])
+    for name in TASK_FACTORS:
+        level = settings.get(name)
+        values[name] = tuple(level) if isinstance(level, list) else level
+    return {name: values[name] for name in varied}
 
 
 def arm_label(study: Study, arm: Arm) -> str:
@@ -450,6 +458,9 @@ def factor_words(name: str, value: Any) -> str:
     if name == "shape":
         layers, repeat = value
         return f"{layers} layer{'s' * (layers > 1)}" + (f" × {repeat}" if repeat > 1 else "")
+    if name == "lengths" and value is not None:
+        shortest, longest = value
+        return f"{shortest} to {longest} symbols"
     heads = "head" if value == 1 else "heads"
     said = {"modulus": f"mod {value}", "n_heads": f"{value} {heads}", "vocabulary": f"{value} tokens"}
     if name == "steps":
@@ -575,7 +586,7 @@ def _bounds(conditions: Sequence[Condition]) -> Iterator[Bound]:
 
 def _kind(one: Condition) -> dict[str, Any]:
     """The factors by which models differ in kind, or the task in difficulty: no bound is shared between them."""
-    return {name: value for name, value in one.point.items() if name in ("shape", "modulus", "vocabulary")}
+    return {name: value for name, value in one.point.items() if name in ("shape", "vocabulary", *TASK_FACTORS)}
 
 
 # As plain data

@@ -36,6 +36,7 @@ from kc_interp.model import parameters
 from kc_interp.model.device import free_bytes, torch_device
 from kc_interp.probe import Subject
 from kc_interp.probing import run_probes
+from kc_interp.records import lean
 from kc_interp.scaling.study import Criterion, Ensemble, Run
 from kc_interp.spec import RunSpec
 from kc_interp.tokens import Tokens
@@ -330,10 +331,10 @@ def measure(one: Checkpoint, items: int) -> dict[str, Any]:
 
 
 def _findings(names: Sequence[str], run: Run, one: Checkpoint, learned: bool | None) -> list[Any]:
-    """What the probes say of a finished model, without figures: kept weights give those again."""
+    """What the probes say of a finished model, as its record keeps it."""
     probes = {name: plugins.make_probe(name) for name in names}
     subject = Subject(f"{run.arm}-{run.key[:8]}", one, run.seed, learned)
-    return [{**to_plain(found), "figures": []} for found in run_probes(probes, [subject])]
+    return [lean(to_plain(found)) for found in run_probes(probes, [subject])]
 
 
 def _bytes(one: Checkpoint) -> bytes:

@@ -353,10 +353,12 @@ def _log_chances(grid: Grid, size: float) -> tuple[Float[np.ndarray, "t nuisance
 
 def _quantiles(values: np.ndarray, weights: np.ndarray, *shares: float) -> list[float]:
     """Weighted quantiles of points in any order."""
-    order = np.argsort(values, axis=None)
-    mass = np.cumsum(weights.ravel()[order])
+    some = weights > 0  # of many runs few points are left: the others need no sorting
+    values, weights = values[some], weights[some]
+    order = np.argsort(values)
+    mass = np.cumsum(weights[order])
     at = np.minimum(np.searchsorted(mass, np.asarray(shares) * mass[-1]), len(mass) - 1)
-    return values.ravel()[order][at].tolist()
+    return values[order][at].tolist()
 
 
 def _count(log10: float) -> str:
