@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from kc_interp.cli.complexity import complexity, subsets
 from kc_interp.complexity import algebra, code, data, measures
 from kc_interp.complexity.measure import Measure
-from kc_interp.complexity.prequential import prequential_bits
 from kc_interp.complexity.series import series_complexity
 from kc_interp.errors import SpecError
 from kc_interp.tasks.expressions import OPERATIONS, Application, apply, parse
@@ -190,20 +189,6 @@ def test_an_arithmetic_and_a_pseudorandom_series_differ_in_data_and_not_in_code(
     assert pseudorandom.data_bits_per_term > 0.98 * math.log2(10)
     with pytest.raises(SpecError, match="terms is 5; a series to compress needs at least 100"):
         series_complexity(terms=5)
-
-
-def test_prequential_bits_add_a_uniform_first_block_to_the_losses() -> None:
-    assert prequential_bits([], first_block=100, choices=10) == pytest.approx(100 * math.log2(10))
-    learned = prequential_bits([math.log(2), 2 * math.log(2)], first_block=1, choices=2)
-    assert learned == pytest.approx(1 + 1 + 2)
-    chance = [64 * math.log(10)] * 3  # a model that never learns sends every answer uniformly
-    assert prequential_bits(chance, first_block=64, choices=10) == pytest.approx(256 * math.log2(10))
-    with pytest.raises(
-        SpecError, match="block 3 has a loss of nan nats; give the finite sum of -ln p over its answers"
-    ):
-        prequential_bits([1.0, math.nan], first_block=1, choices=2)
-    with pytest.raises(SpecError, match="first_block is 0, choices is 2; both must be at least 1"):
-        prequential_bits([], first_block=0, choices=2)
 
 
 def test_every_measure_has_its_own_key_a_unit_and_a_definition() -> None:

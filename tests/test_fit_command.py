@@ -15,14 +15,17 @@ from kc_interp.records import Record, Store, run_key
 from kc_interp.scaling.study import Study, load
 from tests.test_analysis import arms, simulated, synergy_of
 from tests.test_cli import Done, run
+from tests.test_prequential import entries
 
 MEASURE = "algebra.memorise"
 ALL = ("SUM", "MAX+SUM", "MED+SUM", "MIN+SUM", "MAX+MED+SUM")
 
 
-def write_study(folder: Path, *names: str, level: float = 0.9, more: str = "") -> Study:
-    """A study.toml of these arms at two initialisations, and the study."""
-    lines = ['name = "simulated"', "seeds = 4", "[grid]", "d_model = [8, 16, 32, 64, 128]", 'init = ["narrow", "wide"]']
+def write_study(
+    folder: Path, *names: str, level: float = 0.9, factor: str = 'init = ["narrow", "wide"]', more: str = ""
+) -> Study:
+    """A study.toml of these arms at two levels of a factor, and the study."""
+    lines = ['name = "simulated"', "seeds = 4", "[grid]", "d_model = [8, 16, 32, 64, 128]", factor]
     lines += ["[criterion]", 'component = "SUM"', f"level = {level}"]
     for arm in arms(*names):
         lines += ["[[arms]]", f'name = "{arm["name"]}"', f"operations = {json.dumps(arm['operations'])}"]
@@ -111,6 +114,38 @@ def test_the_same_numbers_come_from_the_store_and_from_its_lines(folder: Path, t
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["records.jsonl", "study.toml"]  # nothing written
 
 
+def test_the_code_length_of_each_task_is_a_predictor_where_it_was_kept(folder: Path, tmp_path: Path) -> None:
+    """Nothing is learned here: the file beside the study has every task."""
+    study = write_study(tmp_path, *ALL)
+    tasks = [arm.task(study.base.task, {}) for arm in study.arms]
+    (tmp_path / "prequential.json").write_text(entries(*tasks))
+    lines = ("--records", str(folder / "exported.jsonl"), "--measure", MEASURE, "--prequential")
+    data = fitted(tmp_path, *lines)
+    assert [law["key"] for law in data["laws"][1]["laws"]] == [MEASURE, "data.prequential"]
+    points = {one["task"]: one["complexity"] for one in data["laws"][1]["laws"][1]["points"]}
+    assert points == {"SUM": 5, "MAX+SUM": 6, "MED+SUM": 7, "MIN+SUM": 8, "MAX+MED+SUM": 9}
+    exponents = {law["key"]: law["huber_exponent"] for law in data["laws"][1]["laws"]}
+    out = run("fit", "study.toml", *lines, cwd=tmp_path).stdout
+    table = out[out.index("Exponent e of n ∝ K^e at wide") :]
+    assert "Huber" in table and all(f"{value:.2f}" in table for value in exponents.values())
+
+
+def test_strata_of_question_length_have_thresholds_and_contrasts_of_their_own(tmp_path: Path) -> None:
+    more = "[base.task]\nsettings = { p_operation = 0.25 }\n"
+    study = write_study(tmp_path, "SUM", "MAX+SUM", factor="lengths = [[5, 6], [9, 14]]", more=more)
+    truth = {(5, 6): 4.0, (9, 14): 4.6}
+    fill(tmp_path, study, simulated(study, lambda arm, point: truth[point["lengths"]]))
+    data = fitted(tmp_path, "--no-laws")
+    assert data["runs"] == data["asked"] == 80 and data["complete"] and not data["strangers"]
+    found = {one["label"]: one["thresholds"]["parameters"]["t"] for one in data["conditions"]}
+    assert set(found) == {f"{arm}, {s}" for arm in ("SUM", "MAX+SUM") for s in ("5 to 6 symbols", "9 to 14 symbols")}
+    for label, t in found.items():
+        assert t["low"] < (4.0 if "5 to 6" in label else 4.6) < t["high"]
+    factors = [one for one in data["contrasts"] if one["kind"] == "factor" and one["axis"] == "parameters"]
+    assert len(factors) == 2 and all(one["factor"] == "lengths" and one["excludes_zero"] for one in factors)
+    assert len(data["capacity"]) == 2, "questions of another length are another task"
+
+
 def test_out_is_the_json_object_beside_the_tables(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "fit.json"
     done = run("fit", "study.toml", "--no-laws", "-o", str(path), cwd=folder)
@@ -169,6 +204,10 @@ def test_mistakes_get_one_message(folder: Path, tmp_path: Path) -> None:
     assert "no measure 'algebra.memorize'; did you mean 'algebra.memorise'?" in refused(
         "study.toml", "--measure", "algebra.memorize", "-q"
     )
+    assert "data.prequential is measured by training; ask for it with --prequential" in refused(
+        "study.toml", "--measure", "data.prequential", "-q"
+    )
+    assert "--no-laws leaves out; give one of them" in refused("study.toml", "--prequential", "--no-laws")
     study = write_study(tmp_path, "SUM")
     assert "no records of study.toml: neither records.sqlite nor records.jsonl is there" in refused(
         "study.toml", cwd=tmp_path

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,9 +125,23 @@ def test_huber_ignores_one_outlier_and_agrees_with_least_squares_without() -> No
     y = drawn.y.copy()
     y[3] += 2.0
     bent = Tasks.of(drawn.names, drawn.complexity, y)
-    assert laws.huber(bent, "power") == pytest.approx((-2, 2.5), abs=0.02)
+    assert laws.huber(bent) == pytest.approx(2.5, abs=1e-3)
     assert laws.direct(bent).value != pytest.approx(2.5, abs=0.1)
-    assert laws.huber(exact("constant"), "constant")[0] == pytest.approx(4.0, abs=0.02)
+    assert laws.huber(drawn) == pytest.approx(laws.direct(drawn).value, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_huber_is_least_absolute_deviations_by_a_linear_program_when_delta_is_small(seed: int) -> None:
+    """Two routes to one exponent; with a wide delta it is least squares."""
+    drawn = tasks(seed, scatter_sd=0.3)
+    n = len(drawn.x)
+    design = np.column_stack([np.ones(n), drawn.x])
+    constraints = np.hstack([design, np.eye(n), -np.eye(n)])
+    cost = np.concatenate([[0.0, 0.0], np.ones(2 * n)])
+    bounds = [(None, None)] * 2 + [(0, None)] * (2 * n)
+    exact = scipy.optimize.linprog(cost, A_eq=constraints, b_eq=drawn.y, bounds=bounds)
+    assert laws.huber(drawn) == pytest.approx(exact.x[1], abs=0.02)
+    assert laws.huber(drawn, delta=100.0) == pytest.approx(laws.direct(drawn).value, abs=1e-3)
 
 
 def test_errors_in_variables_equal_demings_closed_form() -> None:

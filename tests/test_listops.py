@@ -279,11 +279,47 @@ def test_components_are_the_operations_alone_with_all_else_equal() -> None:
         ({"p_operation": 1.5}, "a probability lies between 0 and 1"),
         ({"max_operands": 1}, "max_operands is 1; an operation has at least 2"),
         ({"max_operands": 18}, "max_operands is 18; modulus 10 allows up to 17"),
+        ({"lengths": [9]}, r"lengths is \(9,\); give the shortest and the longest question, e.g. \[9, 14\]"),
+        ({"lengths": 9}, "lengths is 9; give the shortest and the longest"),
+        ({"lengths": (14, 9)}, r"lengths is \(14, 9\); give the shortest and the longest"),
+        ({"lengths": (5, 9.0)}, r"lengths is \(5, 9.0\); give the shortest and the longest"),
+        ({"lengths": (22, 30)}, r"\(22, 30\); with depth 2 and max_operands 3 questions have 5 to 21 symbols"),
+        ({"lengths": (1, 4)}, "questions have 5 to 21 symbols"),
+        ({"lengths": (7, 9), "depth": 1}, "questions have 5 to 6 symbols"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         ListOps(**changes)
+
+
+@pytest.mark.parametrize("stratum", [(5, 6), (9, 14), (20, 21)])
+def test_a_stratum_has_its_lengths_alone_in_the_shares_that_they_have_among_all(stratum: tuple[int, int]) -> None:
+    """The same shapes as those of the whole task that are so long: two routes to one distribution."""
+    low, high = stratum
+    whole, part = ListOps(("MAX", "SUM")), ListOps(("MAX", "SUM"), lengths=stratum)
+    chains = whole.sample(60_000, np.random.default_rng(0))
+    chains = chains.take((low <= chains.prompts) & (chains.prompts <= high))
+    assert len(chains) > 300
+    drawn = part.sample(len(chains), np.random.default_rng(1))
+    assert len(drawn) == len(chains) and low <= drawn.prompts.min() <= drawn.prompts.max() <= high
+    wanted, found = (np.bincount(part.groups(c)["steps"], minlength=5) / len(c) for c in (chains, drawn))
+    assert np.abs(found - wanted).max() < 4 * np.sqrt(0.5 / len(chains))
+    again = part.redraw(drawn, np.random.default_rng(2))
+    assert np.array_equal(again.prompts, drawn.prompts)
+    assert (part.max_length, part.used.tolist()) == (whole.max_length, whole.used.tolist())
+    assert part.components()["SUM"].lengths == stratum
+
+
+def test_a_seed_draws_without_a_stratum_what_it_drew_before_there_were_any() -> None:
+    chains = ListOps(("SUM",)).sample(3, np.random.default_rng(0))
+    assert ListOps().format(chains)[0].startswith("[SUM [SUM 7 5 9] [SUM 9 2 2] [SUM 7 8 5]] > [SUM 1 [SUM 9 2 2]")
+
+
+def test_a_stratum_in_which_hardly_any_question_lies_is_refused() -> None:
+    task = ListOps(("SUM",), max_operands=2, lengths=(6, 8))  # 5, 9, 13 and 17 symbols are there
+    with pytest.raises(DataError, match=r"questions none had 6 to 8 symbols, with depth 2, max_operands 2 and p_op"):
+        task.sample(1, np.random.default_rng(0))
 
 
 def test_the_largest_orbit_number_fits_into_63_bits() -> None:

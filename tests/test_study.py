@@ -11,7 +11,9 @@ import pytest
 
 from kc_interp.errors import KCInterpError, SpecError
 from kc_interp.scaling.study import Ensemble, Study, check, load
+from kc_interp.scaling.sweep import parameter_count
 from kc_interp.spec import from_plain, to_plain
+from kc_interp.train import prepare
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -109,6 +111,27 @@ def test_the_grid_varies_modulus_vocabulary_heads_and_steps() -> None:
         (s.task.settings["modulus"], s.data.vocabulary, s.model.n_heads, s.train.steps) for s in (r.spec for r in runs)
     }
     assert len(varied) == 16
+
+
+def test_the_grid_varies_the_length_of_questions_and_every_stratum_has_models_of_one_size() -> None:
+    study = tiny(grid={"d_model": [8], "lengths": [[5, 6], [9, 12]]}, base__task__settings__depth=2)
+    check(study)
+    runs = study.runs()
+    assert len(runs) == 2 * 2 * 2
+    assert Counter(tuple(run.spec.task.settings["lengths"]) for run in runs) == {(5, 6): 4, (9, 12): 4}
+    assert [point for _, point in study.conditions()] == [{"lengths": (5, 6)}, {"lengths": (9, 12)}] * 2
+    for run in runs:
+        low, high = run.point["lengths"]
+        read = prepare(run.spec).batches._prompts
+        assert low <= read.min() and read.max() <= high
+    sizes = {parameter_count(run) for run in runs if run.arm == "sum"}
+    assert len(sizes) == 1, "thresholds of two strata are compared by size"
+
+
+def test_a_study_without_strata_has_the_settings_it_had() -> None:
+    assert "lengths" not in tiny().settings["grid"] and "lengths" not in tiny().runs()[0].spec.task.settings
+    varied = tiny(grid={"lengths": [[5, 5]]})
+    assert varied.settings["grid"]["lengths"] == [[5, 5]] and from_plain(Study, varied.settings) == varied
 
 
 def test_an_arms_own_steps_and_settings_win_over_the_grids() -> None:
@@ -225,6 +248,9 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
         "arm 'sum' at d_model 8: holding out 9 pairs leaves none to train on",
     ),
     "a modulus that is none": ({"grid__modulus": [1]}, "modulus is 1; it must lie between 2 and 100"),
+    "a stratum that is none": (
+        {"grid__lengths": [[9, 12]]}, "at lengths (9, 12), d_model 8: lengths is (9, 12); with depth 1 and max_operands 3 questions have 5 to 6",
+    ),
     "an unknown component": ({"criterion__component": "SUN"}, "no arm's task consists; did you mean 'SUM'?"),
     "an arm that cannot be judged": (
         {"arms": [{"name": "a", "operations": ["SUM"]}, {"name": "b", "operations": ["MAX"]}], "placement__kind": "adaptive"},

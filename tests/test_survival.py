@@ -11,7 +11,7 @@ import scipy.stats
 
 from kc_interp.errors import DataError
 from kc_interp.scaling.simulation import Times
-from kc_interp.scaling.survival import fit_times, kaplan_meier, learned_within
+from kc_interp.scaling.survival import fit_times, kaplan_meier
 
 NEVER = np.zeros(12, dtype=bool)
 
@@ -73,12 +73,6 @@ def test_kaplan_meier_by_hand() -> None:
     found = kaplan_meier(np.asarray([10.0, 20, 20, 30, 40]), np.asarray([True, True, False, True, False]))
     np.testing.assert_allclose(found.learned, [0.2, 0.4, 0.7, 0.7])
     assert (found.low[:3] <= found.learned[:3]).all() and (found.learned[:3] <= found.high[:3]).all()
-
-
-def test_a_budget_is_answered_only_by_runs_that_lasted_it_or_learned_sooner() -> None:
-    counts, within = learned_within(np.asarray([5e3, 8e3, 4e3, 16e3]), np.asarray([True, False, False, True]), 8e3)
-    assert counts.tolist() == [True, True, False, True]
-    assert within.tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize("steps", [[], [0.0]])

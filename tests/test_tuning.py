@@ -57,6 +57,8 @@ def test_every_rate_is_tried_at_every_setting_width_arm_and_seed() -> None:
     }
     assert {(s.task.settings["modulus"], s.train.steps) for s in (one.spec for one in runs)} == {(4, 12)}
     assert {one.spec.train.steps for one in tiny(tuning={"lrs": [1e-3], "steps": 7}).tuning_runs()} == {7}
+    strata = tiny(grid={"lengths": [[5, 5], [6, 6]]}, tuning={"lrs": [1e-3]}).tuning_runs()
+    assert {tuple(one.spec.task.settings["lengths"]) for one in strata} == {(5, 5)}
     ensembles = TUNED.grouped(runs)
     assert len(ensembles) == 2 and all(len({m.spec.train.lr for m in one.runs}) == 2 for one in ensembles)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from kc_interp.errors import SpecError
 from kc_interp.tasks.expressions import OPERATIONS
 from kc_interp.tasks.listops import ListOps
-from kc_interp.tasks.universe import coverage, questions, table_entropy_bits, universe
+from kc_interp.tasks.universe import coverage, questions, questions_by_length, table_entropy_bits, universe
 
 
 def enumerated(depth: int, operations: int, most: int, modulus: int) -> list[str]:
@@ -32,7 +33,11 @@ def enumerated(depth: int, operations: int, most: int, modulus: int) -> list[str
 )
 def test_the_count_is_that_of_all_questions_written_out(depth: int, operations: int, most: int, modulus: int) -> None:
     written = {text for text in enumerated(depth, operations, most, modulus) if text[0] == "["}
-    assert questions(depth, operations=operations, max_operands=most, modulus=modulus) == len(written)
+    counts = {"operations": operations, "max_operands": most, "modulus": modulus}
+    assert questions(depth, **counts) == len(written)
+    longest = 3 * sum(most**level for level in range(depth)) + most**depth
+    by_length = Counter(len(text.replace("[", "[ ").replace("]", " ]").split()) for text in written)
+    assert questions_by_length(depth, longest, **counts) == [by_length[length] for length in range(longest + 1)]
 
 
 def test_the_universe_by_nesting() -> None:
@@ -44,6 +49,8 @@ def test_the_universe_by_nesting() -> None:
     assert f"{questions(3, operations=4):.1e}" == "1.6e+35"
     assert universe(ListOps(("SUM",))) == questions(2)
     assert universe(ListOps(("SUM",), p_operation=0.0)) == 1_100
+    assert universe(ListOps(("SUM",), lengths=(5, 6))) == 1_100
+    assert universe(ListOps(("SUM",), lengths=(7, 100))) == questions(2) - 1_100
 
 
 def test_a_count_of_more_than_a_million_bits_is_refused() -> None:

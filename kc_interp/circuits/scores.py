@@ -31,7 +31,11 @@ IDLE = 0.01
 
 @dataclass(frozen=True)
 class Estimate:
-    """One number with its 95 % interval over inputs."""
+    """One number with its 95 % interval over inputs (bootstrap percentiles).
+
+    Resampling adds noise to what is near 0, which lowers every resample's rank correlation or raises its distance from
+    1; where that moves the interval past the value, it is widened to hold it.
+    """
 
     value: float
     low: float
@@ -40,7 +44,7 @@ class Estimate:
     @classmethod
     def of(cls, value: float, resampled: Float[np.ndarray, " resample"]) -> Estimate:
         low, high = np.quantile(resampled, [0.025, 0.975])
-        return cls(float(value), float(low), float(high))
+        return cls(float(value), min(float(value), float(low)), max(float(value), float(high)))
 
 
 def alive(graph: Graph, circuit: Iterable[Edge]) -> list[Edge]:

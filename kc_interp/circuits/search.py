@@ -163,7 +163,7 @@ def greedy_forward(
     *,
     aim: Aim = "largest",
     keep: float = 0.95,
-    width: int = 128,
+    width: int = 64,
     progress: Progress | None = None,
 ) -> Circuits:
     """From nothing to a circuit that keeps at least `keep`, smallest first: the whole model in the worst case.

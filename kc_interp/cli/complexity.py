@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from kc_interp.cli.options import Json, MaxOperands, Modulus, Quiet, Verbose
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kc_interp.cli.console import Bar
     from kc_interp.complexity import Measure
     from kc_interp.tasks.listops import ListOps
 
@@ -47,6 +48,13 @@ def complexity(
     ] = None,
     examples: Annotated[int, typer.Option("--examples", help="Examples a compressed sample.")] = 1_000,
     seeds: Annotated[int, typer.Option("--seeds", help="Samples, for the intervals of data measures.")] = 5,
+    prequential: Annotated[
+        bool,
+        typer.Option(
+            "--prequential",
+            help="Also the prequential description length: a small transformer learns each task (minutes each).",
+        ),
+    ] = False,
     programs: Annotated[
         Path | None, typer.Option("--programs", metavar="DIR", help="Write the programs that were measured there.")
     ] = None,
@@ -66,16 +74,19 @@ def complexity(
     wanted = None if variants is None else _words(variants)
     found: dict[str, list[Measure]] = {}
     with output.progress("measuring", len(tasks)) as bar:
-        for done, task in enumerate(tasks, start=1):
-            found[_name(task)] = measures(task, families=asked, variants=wanted, examples=examples, seeds=seeds)
-            bar(done, _name(task))
+        for done, task in enumerate(tasks):
+            taken = measures(task, families=asked, variants=wanted, examples=examples, seeds=seeds)
+            if prequential:
+                taken.append(_prequential(task, seeds, _from(bar, done, _name(task))))
+            found[_name(task)] = taken
+            bar(done + 1, _name(task))
     written = [] if programs is None else _write(tasks, wanted, programs)
     shown = [
         _table(
             f"Complexity of {family}", {name: [m for m in all_ if m.family == family] for name, all_ in found.items()}
         )
         for family in FAMILIES
-        if family in asked
+        if any(measure.family == family for measure in next(iter(found.values())))
     ]
     notes = sorted(
         {f"{m.title.partition(',')[0]}: {m.note}" for all_ in found.values() for m in all_ if m.value is None}
@@ -93,6 +104,18 @@ def complexity(
         *notes,
         *([f"{len(written)} programs written to {programs}"] if programs else []),
     )
+
+
+def _from(bar: Bar, done: int, name: str) -> Callable[[float], None]:
+    """Moves the bar on by the share of one task."""
+    return lambda share: bar(done + share, name)
+
+
+def _prequential(task: ListOps, seeds: int, on_progress: Callable[[float], None]) -> Measure:
+    from kc_interp.scaling.prequential import Learner, measure
+    from kc_interp.spec import TaskSpec, to_plain
+
+    return measure(TaskSpec("listops", to_plain(task)), Learner(seeds=seeds), on_progress=on_progress)
 
 
 def subsets(ops: Sequence[str], *, every: bool) -> list[str]:

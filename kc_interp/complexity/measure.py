@@ -19,6 +19,9 @@ FAMILIES: tuple[Family, ...] = ("code", "data", "algebra")
 
 Part = Literal["joint", "sum", "saving"]
 
+PREQUENTIAL = "data.prequential"
+"""The key of the one measure that `measures` does not take, since it trains: see `kc_interp.scaling.prequential`."""
+
 
 @dataclass(frozen=True)
 class Measure:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import norm
 
 from kc_interp import plugins
-from kc_interp.complexity.measure import FAMILIES, Measure, measures
+from kc_interp.complexity.measure import FAMILIES, PREQUENTIAL, Measure, measures
 from kc_interp.errors import KCInterpError, SpecError, did_you_mean
 from kc_interp.finding import to_plain
 from kc_interp.records import canonical
@@ -33,6 +33,7 @@ from kc_interp.scaling.laws import (
     better_predictor,
     compare_forms,
     directions,
+    huber,
     influence,
     left_out_part_errors,
 )
@@ -54,8 +55,12 @@ DEFAULT_MEASURES = (
 )
 """Of every family and variant one; patterns as in file names."""
 
-_MEASURED = ("operations", "weights", "modulus", "median", "depth", "max_operands", "p_operation", "shape")
+_MEASURED = ("operations", "weights", "modulus", "median", "depth", "max_operands", "p_operation", "shape", "lengths")
 """The settings of a task that the measures know; one with others (a shuffled table, say) is another task to them."""
+
+
+Trained = Callable[[TaskSpec, Callable[[float], None]], Measure]
+"""Takes the prequential measure of a task, reporting the share done."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,9 @@ class Law:
     """What one measure says of the thresholds of one setting; without `tasks` there is none, and `note` says why.
 
     `forms` are compared by AICc, best first; `exponents` in both directions, by ODR and with crossed effects (the one
-    to quote); `influence` is the change of the direct exponent without each task; `left_out_operations` the error in
-    dex on all tasks with an operation of the power law fitted without them. `missing` tasks have a threshold, but no
-    value of this measure.
+    to quote); `huber` is the exponent by Huber's loss, which a few tasks cannot decide; `influence` is the change of
+    the direct exponent without each task; `left_out_operations` the error in dex on all tasks with an operation of the
+    power law fitted without them. `missing` tasks have a threshold, but no value of this measure.
     """
 
     key: str
@@ -106,6 +111,7 @@ class Law:
     tasks: Tasks | None = None
     forms: tuple[FormFit, ...] = ()
     exponents: tuple[Exponent, ...] = ()
+    huber: float | None = None
     influence: Mapping[str, float] = field(default_factory=dict)
     left_out_operations: Mapping[str, float | None] = field(default_factory=dict)
     predictions: tuple[Prediction, ...] = ()
@@ -194,14 +200,18 @@ def laws(
     *,
     axis: Axis = "parameters",
     measured: Mapping[str, Complexity] | None = None,
+    trained: Trained | None = None,
     on_progress: Callable[[float, str], None] = lambda share, says: None,
 ) -> tuple[LawReport, ...]:
     """The laws of every setting of the factors other than the width.
 
     `keys` name measures or match several ("code.*.joint"); `measured` are `complexities` that are there already.
+    `trained` takes the prequential measure too, of those tasks alone that are points of a law (`prequential.Kept`).
     Raises SpecError for a key that matches no measure.
     """
-    _require_known(keys)
+    _require_known(keys, trains=trained is not None)
+    if trained is not None:
+        keys = (*keys, PREQUENTIAL)
     reports, settings = [], analysis.settings
     for index, point in enumerate(settings):
         points, left_out = _points(analysis.at(point), axis)
@@ -214,6 +224,12 @@ def laws(
         if measured is None:
             measured = complexities(analysis, _families(keys))
         of_points = {name: measured[one.label] for name, one in points.items()}
+
+        def show(share: float, says: str, before: int = index) -> None:
+            on_progress((before + share) / len(settings), says)
+
+        if trained is not None:
+            of_points = _with_prequential(of_points, points, trained, lambda share, says: show(0.9 * share, says))
         chosen = _chosen(keys, of_points.values())
         if not chosen:
             why = next(
@@ -224,18 +240,44 @@ def laws(
             continue
         found = []
         for number, measure in enumerate(chosen):
-            on_progress((index + number / len(chosen)) / len(settings), measure.key)
+            done = number / len(chosen)
+            show(done if trained is None else 0.9 + 0.1 * done, measure.key)
             found.append(_law(measure, points, of_points, axis))
         best, comparisons = _compared(found)
         reports.append(LawReport(point, axis, thresholds, left_out, tuple(found), best, comparisons))
     return tuple(reports)
 
 
-def _require_known(keys: Sequence[str]) -> None:
+def _with_prequential(
+    found: Mapping[str, Complexity],
+    points: Mapping[str, Condition],
+    trained: Trained,
+    on_progress: Callable[[float, str], None],
+) -> dict[str, Complexity]:
+    """The complexities with one more measure; where it cannot be taken, the reason is their note."""
+    more = {}
+    for number, (name, one) in enumerate(points.items()):
+
+        def show(share: float, says: str = f"learning {name}", before: int = number) -> None:
+            on_progress((before + share) / len(points), says)
+
+        show(0.0)
+        try:
+            measure = trained(one.task, show)
+        except KCInterpError as error:
+            more[name] = Complexity(found[name].measures, str(error))
+        else:
+            more[name] = Complexity({**found[name].measures, PREQUENTIAL: measure}, found[name].note)
+    return more
+
+
+def _require_known(keys: Sequence[str], *, trains: bool) -> None:
     """Refuse an unknown key also where no law can be fitted. Entropies by arity depend on the task: asked of it."""
     if tuple(keys) == DEFAULT_MEASURES:
         return
-    known = [measure.key for measure in measures(ListOps())]
+    if PREQUENTIAL in keys and not trains:
+        raise SpecError(f"{PREQUENTIAL} is measured by training; ask for it with --prequential")
+    known = [measure.key for measure in measures(ListOps())] + [PREQUENTIAL] * trains
     for key in keys:
         if not fnmatch.filter(known, key) and not key.startswith(("algebra.entropy.", "algebra.memorise.")):
             raise SpecError(f"no measure {key!r}{did_you_mean(key, known)}")
@@ -315,6 +357,7 @@ def _law(measure: Measure, points: Mapping[str, Condition], measured: Mapping[st
         tasks,
         compare_forms(tasks),
         directions(tasks),
+        huber(tasks),
         influence(tasks),
         left_out_part_errors(tasks, "power"),
         tuple(_predictions(tasks)),
@@ -408,6 +451,7 @@ def _plain_law(law: Law) -> dict[str, Any]:
         "range_dex": None if law.tasks is None else law.tasks.range_dex,
         "forms": law.forms,
         "exponents": law.exponents,
+        "huber_exponent": law.huber,
         "predictions": [{**vars(one), "error_dex": one.error_dex, "inside": one.inside} for one in law.predictions],
     }
 

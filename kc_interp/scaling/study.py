@@ -41,10 +41,8 @@ them or when.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +51,12 @@ from typing import Any, Literal
 from kc_interp.errors import DataError, KCInterpError, SpecError, did_you_mean
 from kc_interp.presets import PRESETS
 from kc_interp.records import Record, canonical, digest, run_key
-from kc_interp.spec import LATER, Initialisation, ModelSpec, RunSpec, TaskSpec, from_plain, to_plain
+from kc_interp.scaling import tuning as tuning_stage
+from kc_interp.scaling.factors import Grid, point_words, task_settings
+from kc_interp.scaling.tuning import TUNING as TUNING
+from kc_interp.scaling.tuning import LearningRate, Tuning
+from kc_interp.scaling.tuning import TunedRate as TunedRate
+from kc_interp.spec import LATER, RunSpec, TaskSpec, from_plain, to_plain
 
 CHECKED_ITEMS = 64
 """How many items of every mixture are drawn before anything starts, to see that there are some."""
@@ -105,102 +108,6 @@ class Arm(Mixture):
     def source(self) -> str | None:
         """The arm whose weights this one needs."""
         return self.start_from if self.start_from is not None else self.digits_from
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The factors of the study; an empty one stays as in the base. `shape` is (n_layers, repeat)."""
-
-    d_model: tuple[int, ...] = ()
-    init: tuple[Initialisation | float, ...] = ()
-    shape: tuple[tuple[int, int], ...] = ()
-    n_heads: tuple[int, ...] = ()
-    vocabulary: tuple[Literal["used", "all"], ...] = ()
-    modulus: tuple[int, ...] = ()
-    steps: tuple[int, ...] = ()
-
-    def points(self) -> Iterator[dict[str, Any]]:
-        """Every combination of the factors that are varied; the width varies fastest."""
-        varied = {f.name: getattr(self, f.name) for f in reversed(dataclasses.fields(self)) if getattr(self, f.name)}
-        for values in itertools.product(*varied.values()):
-            yield dict(zip(varied, values, strict=True))
-
-
-@dataclass(frozen=True)
-class LearningRate:
-    """The learning rate of runs with this initialisation, shape, heads and one of these widths (None: any)."""
-
-    lr: float
-    init: Initialisation | float | None = None
-    d_model: tuple[int, ...] | None = None
-    shape: tuple[int, int] | None = field(default=None, metadata=LATER)
-    n_heads: int | None = field(default=None, metadata=LATER)
-
-    def fits(self, model: ModelSpec) -> bool:
-        return (
-            self.init in (None, model.init)
-            and (self.d_model is None or model.d_model in self.d_model)
-            and self.shape in (None, (model.n_layers, model.repeat))
-            and self.n_heads in (None, model.n_heads)
-        )
-
-
-TUNED = ("shape", "n_heads", "init")
-"""The factors of which every setting has learning rates of its own."""
-
-TUNING = "tuning: "
-"""How the arms of runs that chose a learning rate begin; no arm of a study proper does."""
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """A first stage that finds the learning rate of every initialisation, shape, number of heads and width.
-
-    Each of `lrs` is tried at each `d_model` (none given: all of the grid), with every one of the `arms` (all) and
-    `seeds` (a list, or how many from 1000 on: never the study's own). The rate with the lowest mean answer NLL on the
-    criterion's items, over arms and seeds, is that of all arms, so that arms are not compared by their rates. A width
-    takes the rate of the nearest tried one in log. Modulus, vocabulary and (unless `steps` says otherwise) steps are
-    the first of the grid. Its runs are records of the study, of arms named "tuning: sum".
-    """
-
-    lrs: tuple[float, ...]
-    d_model: tuple[int, ...] = ()
-    arms: tuple[str, ...] = ()
-    seeds: int | tuple[int, ...] = 1
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.lrs or len(set(self.lrs)) < len(self.lrs) or not all(0 < lr < math.inf for lr in self.lrs):
-            raise SpecError(f"tuning.lrs is {list(self.lrs)}; give different learning rates above 0")
-        for name, values in (("d_model", self.d_model), ("arms", self.arms)):
-            if len(set(values)) < len(values):
-                raise SpecError(f"tuning.{name} is {list(values)}; name each once")
-        if not self.seed_list or min(self.seed_list) < 0 or len(set(self.seed_list)) < len(self.seed_list):
-            raise SpecError(f"tuning.seeds is {self.seeds}; give how many, or a list of different numbers from 0 on")
-
-    @property
-    def seed_list(self) -> tuple[int, ...]:
-        return tuple(range(1000, 1000 + self.seeds)) if isinstance(self.seeds, int) else self.seeds
-
-
-@dataclass(frozen=True)
-class TunedRate:
-    """What tuning found at one width of one setting of the other factors.
-
-    `nats`: mean answer NLL by rate over the runs that are stored, None where one of them has diverged (or none is).
-    `lr`: the chosen rate, None while runs are `missing`.
-    """
-
-    setting: Mapping[str, Any]
-    d_model: int
-    nats: Mapping[float, float | None]
-    lr: float | None
-    missing: int = 0
-
-    def __str__(self) -> str:
-        chosen = f"{self.missing} runs missing" if self.lr is None else f"lr {self.lr:g}"
-        tried = ", ".join(f"{lr:g}: {'-' if nats is None else f'{nats:.3g}'}" for lr, nats in self.nats.items())
-        return f"{_words({**self.setting, 'd_model': self.d_model})}: {chosen} (answer NLL in nats by rate: {tried})"
 
 
 @dataclass(frozen=True)
@@ -388,8 +295,7 @@ class Study:
             raise SpecError("base.seed is set; a study lists its seeds in 'seeds'")
         if not self.seed_list or min(self.seed_list) < 0 or len(set(self.seed_list)) < len(self.seed_list):
             raise SpecError(f"seeds is {self.seeds}; give how many, or a list of different numbers from 0 on")
-        if self.tuning is not None:
-            self._require_tuning(self.tuning)
+        tuning_stage.require_sound(self)
         train = self.base.train
         if train.schedule == "trunk" and len(self.grid.steps) > 1 and not train.shares_trunk:
             raise SpecError(
@@ -432,21 +338,6 @@ class Study:
                 if chain[-1] in chain[:-1]:
                     raise SpecError(f"arm {arm.name!r} starts from itself: {' <- '.join(a.name for a in chain)}")
 
-    def _require_tuning(self, tuning: Tuning) -> None:
-        if self.learning_rates:
-            raise SpecError("a study has either [[learning_rates]] or [tuning], which finds them; leave one out")
-        names = [arm.name for arm in self.arms]
-        for name in tuning.arms:
-            if name not in names:
-                raise SpecError(f"tuning.arms: no arm is named {name!r}{did_you_mean(name, names)}")
-        for arm in self._tuned_arms:
-            if tuning.arms and arm.source not in (None, *tuning.arms):
-                raise SpecError(f"tuning.arms: {arm.name!r} needs {arm.source!r}, from which it starts, beside it")
-        adaptive = self.placement.kind == "adaptive"
-        own = range(self.placement.runs) if adaptive else self.seed_list
-        if shared := sorted(set(own) & set(tuning.seed_list)):
-            raise SpecError(f"tuning.seeds has {shared[0]}, a seed of the study's own runs; tune with other seeds")
-
     @property
     def seed_list(self) -> tuple[int, ...]:
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
@@ -478,14 +369,14 @@ class Study:
             lr = next((rate.lr for rate in reversed(self.learning_rates) if rate.fits(model)), base.train.lr)
             steps = mixture.steps if mixture.steps is not None else point.get("steps", base.train.steps)
             train = dataclasses.replace(base.train, lr=lr, steps=steps)
-            task = mixture.task(base.task, {"modulus": point["modulus"]} if "modulus" in point else {})
+            task = mixture.task(base.task, task_settings(point))
             data = dataclasses.replace(
                 base.data,
                 n_train=round(base.data.n_train / self._share(task)),
                 vocabulary=point.get("vocabulary", base.data.vocabulary),
             )
         except SpecError as error:
-            raise SpecError(f"at {_words(point)}: {error}") from error
+            raise SpecError(f"at {point_words(point)}: {error}") from error
         return RunSpec(task, data, model, train, seed)
 
     def _operations(self, arm: Arm) -> list[str]:
@@ -501,7 +392,7 @@ class Study:
 
     def conditions(self) -> list[tuple[Arm, dict[str, Any]]]:
         """Every arm under every setting of the factors other than the width: each has a threshold of its own."""
-        points = [dict(p) for p in dataclasses.replace(self.grid, d_model=()).points()]
+        points = list(self.grid.without(["d_model"]).points())
         return [(arm, point) for arm in self.arms for point in points]
 
     def runs(self) -> list[Run]:
@@ -524,68 +415,19 @@ class Study:
         return dataclasses.replace(self, tuning=None, learning_rates=tuple(rates))
 
     def tuning_runs(self) -> list[Run]:
-        """The runs that find the learning rates, seeds outermost; none where nothing is tuned."""
-        return [run for _, _, by_rate in self._trials() for runs in by_rate.values() for run in runs]
-
-    @property
-    def _tuned_arms(self) -> list[Arm]:
-        chosen = () if self.tuning is None else self.tuning.arms
-        return [arm for arm in self.arms if not chosen or arm.name in chosen]
-
-    def _trials(self) -> Iterator[tuple[dict[str, Any], int, dict[float, list[Run]]]]:
-        """For each setting of the factors that have rates of their own and each width: the runs by learning rate."""
-        if (tuning := self.tuning) is None:
-            return
-        fixed = {name: getattr(self.grid, name) for name in ("steps", "modulus", "vocabulary")}
-        first = {name: values[0] for name, values in fixed.items() if values}
-        if tuning.steps is not None:
-            first["steps"] = tuning.steps
-        varied = {name: getattr(self.grid, name) for name in TUNED}
-        for setting in Grid(**varied).points():
-            for width in tuning.d_model or self.grid.d_model or (self.base.model.d_model,):
-                point = {**first, **setting, "d_model": width}
-                yield setting, width, {lr: self._trial(lr, point, tuning) for lr in tuning.lrs}
-
-    def _trial(self, lr: float, point: Mapping[str, Any], tuning: Tuning) -> list[Run]:
-        study = self.with_rates([LearningRate(lr)])
-        runs = [study.run(arm, point, seed) for seed in tuning.seed_list for arm in self._tuned_arms]
-        return [dataclasses.replace(run, arm=TUNING + run.arm) for run in runs]
+        """The runs that find the learning rates; none where nothing is tuned."""
+        return [run for trial in tuning_stage.trials(self) for runs in trial.runs.values() for run in runs]
 
     def rates(self, records: Iterable[Record]) -> list[TunedRate]:
-        """What tuning has found so far, from the study's records alone. Of equal rates the smaller is chosen."""
-        nats = {record.key: self.criterion.answer_nats(record.metrics) for record in records}
-        found = []
-        for setting, width, by_rate in self._trials():
-            means = {lr: _mean([nats[run.key] for run in runs if run.key in nats]) for lr, runs in by_rate.items()}
-            missing = sum(run.key not in nats for runs in by_rate.values() for run in runs)
-            best = min(means, key=lambda lr: (math.inf if (mean := means[lr]) is None else mean, lr))
-            found.append(TunedRate(setting, width, means, None if missing else best, missing))
-        return found
+        """What tuning has found so far, from the study's records alone."""
+        return tuning_stage.rates(self, records)
 
     def tuned(self, records: Iterable[Record]) -> Study:
         """The study with the learning rates that its tuning found, and nothing left to tune: a function of records.
 
         Raises DataError while tuning runs are missing.
         """
-        if self.tuning is None:
-            return self
-        found = self.rates(records)
-        if missing := sum(rate.missing for rate in found):
-            raise DataError(
-                f"{missing} of the {len(self.tuning_runs())} runs that find the learning rates of {self.name!r} are "
-                "missing; kc-interp sweep makes them"
-            )
-        tried = sorted({rate.d_model for rate in found})
-        near: dict[int, list[int]] = {}
-        for width in sorted({*self.grid.d_model, *tried}):
-            near.setdefault(min(tried, key=lambda one: abs(math.log(one / width))), []).append(width)
-        return self.with_rates(
-            [
-                LearningRate(rate.lr, **rate.setting, d_model=tuple(near[rate.d_model]))
-                for rate in found
-                if rate.lr is not None
-            ]
-        )
+        return self if self.tuning is None else tuning_stage.tuned(self, records)
 
     @staticmethod
     def _require_different(runs: Sequence[Run]) -> None:
@@ -594,8 +436,8 @@ class Study:
             other = by_key.setdefault(run.key, run)
             if other is not run:
                 raise SpecError(
-                    f"{other.arm!r} at {_words(other.point)} and {run.arm!r} at {_words(run.point)} are the same run; "
-                    "leave one out"
+                    f"{other.arm!r} at {point_words(other.point)} and {run.arm!r} at {point_words(run.point)} are the "
+                    "same run; leave one out"
                 )
 
     def grouped(self, runs: Sequence[Run]) -> list[Ensemble]:
@@ -692,7 +534,7 @@ def check(study: Study) -> None:
                         _require_items(stage, task)
                         tried.add(sampled)
                 except KCInterpError as error:
-                    raise type(error)(f"arm {arm.name!r} at {_words(run.point)}: {error}") from error
+                    raise type(error)(f"arm {arm.name!r} at {point_words(run.point)}: {error}") from error
     _check_criterion(study)
     own = dataclasses.replace(study, tuning=None).runs() if study.placement.kind == "grid" else []
     study._require_different([*study.tuning_runs(), *own])
@@ -754,14 +596,3 @@ def _check_criterion(study: Study) -> None:
             f"arm {lacking[0]!r} does not train on {component}, by which adaptive placement is to judge it; where "
             "others only start from it, set placed = false"
         )
-
-
-def _mean(nats: Sequence[float | None]) -> float | None:
-    """None where there is nothing, or where a run has diverged."""
-    finite = [value for value in nats if value is not None]
-    return math.fsum(finite) / len(finite) if finite and len(finite) == len(nats) else None
-
-
-def _words(point: Mapping[str, Any]) -> str:
-    """A point of the grid in words: "d_model 16, init narrow"."""
-    return ", ".join(f"{name} {value}" for name, value in point.items()) or "the base settings"

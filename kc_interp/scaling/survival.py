@@ -134,17 +134,6 @@ def kaplan_meier(steps: Float[np.ndarray, " run"], learned: Bool[np.ndarray, " r
     )
 
 
-def learned_within(
-    steps: Float[np.ndarray, " run"], learned: Bool[np.ndarray, " run"], budget_steps: float
-) -> tuple[Bool[np.ndarray, " run"], Bool[np.ndarray, " run"]]:
-    """Which runs say something of a budget, and which of them had learned within it, for a threshold at 1×, 2×, 4×.
-
-    Valid under a constant rate alone: a schedule that anneals over the budget needs runs of its own for each budget.
-    """
-    within = learned & (steps <= budget_steps)
-    return within | (steps >= budget_steps), within
-
-
 def _log_between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """log(Φ(high) - Φ(low)), on the side of 0 where no digits are lost."""
     flip = low + high > 0

@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +38,9 @@ ORBIT_LIMIT = 2_000_000
 SYMBOL_LIMIT = 400_000_000
 """The most symbols that a batch of parsed questions may need when worked out: chains grow with the square of length."""
 
+SHORTEST_QUESTION = 5
+"""Two brackets, a name and two numbers."""
+
 _TRIES = 24
 
 
@@ -48,8 +51,11 @@ class ListOps:
     `weights` parallel to `operations` (None: uniform). `depth` is the largest nesting; each operand is an operation
     with probability `p_operation` while the nesting allows it; their number is uniform from 2 to `max_operands`.
     `median` of an even count: the upper one, or `int(numpy.median)`. An operation in `shuffled` answers by a table in
-    which its own answers changed places, as `shuffle_seed` says; the order of its operands does not matter. Raises
-    SpecError on settings that do not fit.
+    which its own answers changed places, as `shuffle_seed` says; the order of its operands does not matter.
+    `lengths` is a stratum: only questions of so many symbols are drawn, from the shortest to the longest (brackets,
+    names and numbers count one each: `[SUM 1 [MAX 4 3]]` has 9), in the shares that they have among all. Symbols and
+    `max_length` stay as without it, so that models of two strata have the same size; single steps are those of the
+    task, in its questions or not. Raises SpecError on settings that do not fit.
     """
 
     operations: tuple[str, ...] = ("MAX", "MED", "SUM")
@@ -62,9 +68,10 @@ class ListOps:
     shape: Literal["paper", "equals"] = "paper"
     shuffled: tuple[str, ...] = ()
     shuffle_seed: int = 0
+    lengths: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("operations", "weights", "shuffled"):  # TOML has lists, a frozen task needs tuples
+        for name in ("operations", "weights", "shuffled", "lengths"):  # TOML has lists, a frozen task needs tuples
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         given: object = self.operations
@@ -103,8 +110,22 @@ class ListOps:
             raise SpecError(f"shuffle_seed is {self.shuffle_seed}; a seed is 0 or more")
         if self.max_operands < 2:
             raise SpecError(f"max_operands is {self.max_operands}; an operation has at least 2")
+        if self.lengths is not None:
+            self._require_lengths(self.lengths)
         if self.max_operands > (most := _most_operands(self.modulus)):
             raise SpecError(f"max_operands is {self.max_operands}; modulus {self.modulus} allows up to {most}")
+
+    def _require_lengths(self, lengths: object) -> None:
+        match lengths:
+            case (int(low), int(high)) if low <= high:
+                pass
+            case _:
+                raise SpecError(f"lengths is {lengths!r}; give the shortest and the longest question, e.g. [9, 14]")
+        if high < SHORTEST_QUESTION or low > self._longest_question:
+            raise SpecError(
+                f"lengths is {lengths!r}; with depth {self.depth} and max_operands {self.max_operands} questions have "
+                f"{SHORTEST_QUESTION} to {self._longest_question} symbols"
+            )
 
     @property
     def says(self) -> str:
@@ -150,11 +171,19 @@ class ListOps:
     @property
     def max_length(self) -> int:
         """The length of the chain of the full tree, the end symbol included (depth 2 of up to 3 operands: 60)."""
-        reductions = sum(self.max_operands**level for level in range(self._nesting))
-        question = 3 * reductions + self.max_operands**self._nesting
+        reductions = self._most_reductions
+        question = self._longest_question
         shrinks = self.max_operands + 2
         lines = (reductions + 1) * question - shrinks * reductions * (reductions + 1) // 2
         return lines + reductions + 1
+
+    @property
+    def _most_reductions(self) -> int:
+        return sum(self.max_operands**level for level in range(self._nesting))
+
+    @property
+    def _longest_question(self) -> int:
+        return 3 * self._most_reductions + self.max_operands**self._nesting
 
     @property
     def _nesting(self) -> int:
@@ -176,7 +205,10 @@ class ListOps:
 
     def sample(self, count: int, rng: np.random.Generator) -> Chains:
         """`count` chains, with repetitions as they fall."""
-        question, lengths = sampling.skeletons(
+        draw: Callable[..., tuple[np.ndarray, np.ndarray]] = sampling.skeletons
+        if self.lengths is not None:
+            draw = functools.partial(sampling.skeletons_between, bounds=self.lengths)
+        question, lengths = draw(
             count, rng, depth=self.depth, max_operands=self.max_operands, p_operation=self.p_operation
         )
         self._fill(question, rng)

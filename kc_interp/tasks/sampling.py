@@ -11,7 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from kc_interp.errors import DataError
 from kc_interp.tasks.codes import CLOSE, END, FIRST_DIGIT, FIRST_OPERATION, OPEN
+
+_RARE, _MOST_DRAWN = 200_000, 100_000
+"""So many questions are drawn for the first of a stratum before it counts as empty; and at most so many at once."""
 
 
 @dataclass
@@ -59,6 +63,41 @@ def skeletons(
             before = np.cumsum(sizes[nesting + 1]) - sizes[nesting + 1]
             at = np.repeat(opens + 2 - before[children.first], children.arity) + before
     return symbols, lengths
+
+
+def skeletons_between(
+    count: int,
+    rng: np.random.Generator,
+    bounds: tuple[int, int],
+    *,
+    depth: int,
+    max_operands: int,
+    p_operation: float,
+) -> tuple[Int[np.ndarray, "example pos"], Int[np.ndarray, " example"]]:
+    """Questions as `skeletons` draws them, those alone whose number of symbols lies within `bounds`, ends included.
+
+    Raises DataError where hardly any does.
+    """
+    low, high = bounds
+    parts: list[np.ndarray] = []
+    drawn = found = 0
+    while found < count:
+        share = (found + 1) / (drawn + 1)
+        wanted = min(_MOST_DRAWN, round(1.1 * (count - found) / share) + 256)
+        symbols, lengths = skeletons(wanted, rng, depth=depth, max_operands=max_operands, p_operation=p_operation)
+        fits = (low <= lengths) & (lengths <= high)
+        parts.append(symbols[fits][:, :high])
+        drawn, found = drawn + wanted, found + int(fits.sum())
+        if drawn >= _RARE and found < drawn / _RARE:
+            raise DataError(
+                f"of {drawn:,} questions {found or 'none'} had {low} to {high} symbols, with depth {depth}, "
+                f"max_operands {max_operands} and p_operation {p_operation:g}; widen lengths, or change one of these"
+            )
+    width = max((part.shape[1] for part in parts), default=1)
+    padded = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=END) for part in parts]
+    symbols = np.concatenate([np.zeros((0, width), dtype=np.int16), *padded])[:count]
+    lengths = (symbols != END).sum(axis=1)
+    return np.ascontiguousarray(symbols[:, : int(lengths.max(initial=1))]), lengths
 
 
 def _sizes(levels: list[_Level]) -> list[Int[np.ndarray, " node"]]:

@@ -40,12 +40,38 @@ def questions(depth: int, *, operations: int = 1, max_operands: int = 3, modulus
 
 def universe(task: ListOps) -> int:
     """The number of different questions that a task can draw."""
-    return questions(
-        task.depth if task.p_operation > 0 else 1,
-        operations=len(task.operations),
-        max_operands=task.max_operands,
-        modulus=task.modulus,
-    )
+    depth = task.depth if task.p_operation > 0 else 1
+    counts = {"operations": len(task.operations), "max_operands": task.max_operands, "modulus": task.modulus}
+    if task.lengths is None:
+        return questions(depth, **counts)
+    low, high = task.lengths
+    return sum(questions_by_length(depth, high, **counts)[low:])
+
+
+def questions_by_length(
+    depth: int, longest: int, *, operations: int = 1, max_operands: int = 3, modulus: int = 10
+) -> list[int]:
+    """The number of questions of nesting at most `depth` by their number of symbols, 0 to `longest`.
+
+    >>> questions_by_length(1, 6)
+    [0, 0, 0, 0, 0, 100, 1000]
+    """
+    number = [0] * (longest + 1)
+    number[1:2] = [modulus]
+    expressions = number
+    for _ in range(depth):
+        power, operands = expressions, [0] * (longest + 1)
+        for _ in range(2, max_operands + 1):
+            power = _product(power, expressions)
+            operands = [a + b for a, b in zip(operands, power, strict=True)]
+        applied = [0, 0, 0, *(operations * count for count in operands)][: longest + 1]
+        expressions = [a + b for a, b in zip(number, applied, strict=True)]
+    return [a - b for a, b in zip(expressions, number, strict=True)]
+
+
+def _product(a: list[int], b: list[int]) -> list[int]:
+    """Counts of pairs by the sum of their lengths, as far as the lists go."""
+    return [sum(a[i] * b[length - i] for i in range(length + 1)) for length in range(len(a))]
 
 
 @dataclass(frozen=True)
