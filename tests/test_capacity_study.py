@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import tomllib
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,17 @@ def test_its_lines_alone_tell_the_same(swept: Path, tmp_path: Path) -> None:
 def test_the_tables_of_its_page_are_those_of_its_records() -> None:
     done = subprocess.run([sys.executable, FOLDER / "outcome.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr or "run experiments/capacity/outcome.py"
+
+
+def test_the_figures_of_its_page_are_there_and_drawn_from_all_of_its_records() -> None:
+    study = studies.load(FOLDER / "study.toml")
+    _, *lines = (FOLDER / "records.jsonl").read_text().splitlines()
+    arms = [json.loads(line)["arm"] for line in lines]
+    runs, asked = sum(name in {arm.name for arm in study.arms} for name in arms), total_runs(study) - 48
+    images = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (FOLDER / "README.md").read_text())
+    assert images and all(name.startswith("figures/") for name in images)
+    for name in images:
+        root = ElementTree.parse(FOLDER / name).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg", name
+        said = re.findall(r"partial: ([\d,]+) of at most ([\d,]+) runs", " ".join(root.itertext()))
+        assert said == ([(f"{runs:,}", f"{asked:,}")] if runs < asked else []), f"{name}: draw it anew with --svg"

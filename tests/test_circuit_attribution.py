@@ -94,11 +94,11 @@ def test_integrated_over_inputs_the_token_embeddings_edges_add_up_to_the_whole()
     comparison = pair(DEEP)
     into = [edge for edge in comparison.base.graph.varying if edge[0] == 0]
     errors = [
-        np.abs(eap_ig_inputs(comparison, into, steps=steps).sum(0) - comparison.whole).max() for steps in (4, 32, 256)
+        np.abs(eap_ig_inputs(comparison, into, steps=steps).sum(0) - comparison.whole).max() for steps in (4, 16, 64)
     ]
-    assert errors[2] < 0.02 * np.abs(comparison.whole).min()
-    assert errors[2] < errors[1] / 4 < errors[0] / 16
-    assert np.abs(eap(comparison, into).sum(0) - comparison.whole).max() > 10 * errors[2]
+    assert errors[2] < 0.05 * np.abs(comparison.whole).mean()
+    assert errors[2] < errors[1] / 3 < errors[0] / 9
+    assert np.abs(eap(comparison, into).sum(0) - comparison.whole).max() > 5 * errors[2]
 
 
 def test_integrated_over_activations_a_nodes_edges_add_up_to_its_exact_effect() -> None:
@@ -107,9 +107,9 @@ def test_integrated_over_activations_a_nodes_edges_add_up_to_its_exact_effect() 
     writers = [0, graph.head(0, 1), graph.head(0, 4), graph.head(1, 2), graph.head(1, 4)]
     edges = [edge for edge in graph.varying if edge[0] in writers]
     exact = comparison.moved(node_logits(base, comparison.source, writers))
-    scores = eap_ig_activations(comparison, edges, steps=100)
+    scores = eap_ig_activations(comparison, edges, steps=30)
     summed = np.stack([scores[[edge[0] == writer for edge in edges]].sum(0) for writer in writers])
-    np.testing.assert_allclose(summed, exact, atol=0.02 * np.abs(exact).max())
+    np.testing.assert_allclose(summed, exact, atol=0.04 * np.abs(exact).max())
     by_gradient = attribution_patching(comparison, writers)
     assert np.abs(by_gradient - exact).max() > 5 * np.abs(summed - exact).max()
 

@@ -24,11 +24,11 @@ MAX = TaskSpec("listops", {"operations": ["MAX"], "depth": 1})
 SHUFFLED = TaskSpec("listops", {"operations": ["MAX"], "depth": 1, "shuffled": ["MAX"]})
 
 
-def learner(steps: int = 200, lr: float = 1e-2, **settings: Any) -> Learner:
+def learner(steps: int = 200, lr: float = 1e-2, init: Any = "wide", **settings: Any) -> Learner:
     """Small and quick: 32 examples, then 32, 64 and 128 more."""
     return Learner(
         **{"first": 32, "models": 3, "seeds": 2, "items": 128, **settings},
-        model=ModelSpec(d_model=16, n_layers=1, n_heads=2),
+        model=ModelSpec(d_model=16, n_layers=1, n_heads=2, init=init),
         train=TrainSpec(steps=steps, batch_size=32, lr=lr, loss="completion"),
     )
 
@@ -51,10 +51,10 @@ def test_what_is_learned_from_few_examples_has_a_shorter_code_than_the_same_answ
 
 def test_who_learns_nothing_sends_everything_uniformly() -> None:
     """By hand: `= answer <end>` takes three of the 15 symbols in use; the index of the code costs one bit a block."""
-    idle = learner(steps=1, lr=1e-12, asked_after=(1.0,))
+    idle = learner(steps=1, lr=1e-12, init=1e-6, asked_after=(1.0,))
     assert idle.asked_at == (1,) and idle.sizes == (32, 64, 128) and idle.examples == 256
     bits = description_lengths(MAX, idle)
-    assert bits == pytest.approx(3 * math.log2(15) + 3 / 256, abs=1e-6)
+    assert bits == pytest.approx(3 * math.log2(15) + 3 / 256, abs=1e-4)
 
 
 def test_a_learner_that_diverges_costs_no_more_than_the_names_of_its_codes() -> None:
@@ -87,7 +87,7 @@ def test_a_learner_that_gives_no_interval_or_no_code_is_refused(settings: dict[s
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[TaskSpec]:
-    """What was learned: nothing is trained, a task's code is as long as its operations' names."""
+    """What was learned: nothing is trained, a task's code is about as long as its operations' names."""
     learned: list[TaskSpec] = []
 
     def lengths(task: TaskSpec, learner: Learner | None = None, *, on_progress: Any = None) -> np.ndarray:
@@ -95,7 +95,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[TaskSpec]:
         name = "+".join(task.settings["operations"])
         if name == "MIN":
             raise DataError("too hard to draw")
-        return len(name) + np.asarray([0.9, 1.0, 1.1])
+        return len(name) + ord(name[1]) / 1000 + np.asarray([0.9, 1.0, 1.1])
 
     monkeypatch.setattr(prequential, "description_lengths", lengths)
     return learned
@@ -148,7 +148,7 @@ def test_a_law_has_it_of_its_own_tasks_alone(counted: list[TaskSpec], tmp_path: 
     assert [law.key for law in report.laws] == ["algebra.memorise", PREQUENTIAL]
     law = report.laws[1]
     assert law.tasks is not None and law.tasks.names == ("MAX+SUM", "MED+SUM", "MIN+SUM", "MAX+MED+SUM")
-    assert law.tasks.complexity.tolist() == pytest.approx([8, 8, 8, 12]) and (law.tasks.x_sd > 0).all()
+    assert law.tasks.complexity.tolist() == pytest.approx([8.065, 8.069, 8.073, 12.065]) and (law.tasks.x_sd > 0).all()
     assert law.missing == {"MIN": "too hard to draw"}
     assert [task.settings["operations"] for task in counted] == [name.split("+") for name in names[1:]]
     shares = [share for share, _ in said]
@@ -158,7 +158,7 @@ def test_a_law_has_it_of_its_own_tasks_alone(counted: list[TaskSpec], tmp_path: 
 
 def test_a_law_of_it_needs_training_to_be_asked_for() -> None:
     found = analyse(study(), [])
-    with pytest.raises(SpecError, match="data.prequential is measured by training; ask for it with --prequential"):
+    with pytest.raises(SpecError, match=r"data\.prequential is measured by training; ask for it with --prequential"):
         law_report.laws(found, [PREQUENTIAL])
 
 
@@ -166,8 +166,8 @@ def test_the_command_shows_it_beside_the_others(counted: list[TaskSpec]) -> None
     arguments = ["--ops", "SUM", "--ops", "MAX,SUM", "--families", "algebra", "--prequential", "--seeds", "3"]
     done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     printed = json.loads(done.stdout)
-    assert printed["values"]["MAX+SUM"][PREQUENTIAL]["value"] == pytest.approx(8)
-    assert printed["values"]["SUM"][PREQUENTIAL]["low"] < 4 < printed["values"]["SUM"][PREQUENTIAL]["high"]
+    assert printed["values"]["MAX+SUM"][PREQUENTIAL]["value"] == pytest.approx(8.065)
+    assert printed["values"]["SUM"][PREQUENTIAL]["low"] < 4.085 < printed["values"]["SUM"][PREQUENTIAL]["high"]
     [described] = [one for one in printed["measures"] if one["key"] == PREQUENTIAL]
     assert "3 seeds" in described["definition"] and described["unit"] == "bits/example"
     assert [task.settings["modulus"] for task in counted] == [10, 10]

@@ -35,7 +35,7 @@ class Agreement:
 
 def agreement(
     comparison: Comparison,
-    scores: Float[np.ndarray, "edge batch"],
+    scores: Float[np.ndarray, "scored input"],
     exact: Float[np.ndarray, "edge batch"],
     *,
     circuit: Bool[np.ndarray, " edge"] | None = None,
