@@ -110,8 +110,7 @@ def test_a_circuit_without_the_second_copy_is_faithful_but_not_complete() -> Non
     assert {"sampled", "greedy", "edges of a0.h0"} <= set(found.how) | set(complete.how)
 
 
-def test_the_greedy_set_finds_the_gap_that_takes_two_edges_to_see() -> None:
-    """A model with a third way around: the gap of a circuit with two of them opens when both are cut."""
+def test_the_greedy_set_finds_the_missing_copy_among_edges_that_do_nothing() -> None:
     comparison = twins()
     around = [edge for edge in comparison.base.graph.varying if edge not in edges("a0.h1->m0")]
     found = completeness(comparison, around, np.random.default_rng(0), samples=0, greedy=3)
@@ -140,6 +139,9 @@ def test_minimality_flags_an_edge_that_does_nothing_but_not_one_that_another_sta
     comparison = twins()
     useless = edges("token->a0.h0<q>", "token->logits")
     circuit = [*edges(*ONE, *OTHER), *useless]
+    for singles, samples in ((40, 0), (0, 30)):
+        found = minimality(comparison, circuit, np.random.default_rng(0), singles=singles, samples=samples)
+        assert set(found.superfluous()) == set(useless)
     found = minimality(comparison, circuit, np.random.default_rng(0))
     assert set(found.superfluous()) == set(useless)
     assert found.smallest == pytest.approx(0, abs=1e-6)
@@ -161,7 +163,7 @@ def test_a_circuit_without_a_path_has_nothing_to_take_away() -> None:
 
 def toy(faithfulness: list[float]) -> Curve:
     sizes = (0, 1, 2, 4)
-    value = np.asarray(faithfulness)
+    value = np.asarray(faithfulness, dtype=float)
     circuits = tuple(tuple((0, reader) for reader in range(size)) for size in sizes)
     return Curve(circuits, Effects(value, value, value), np.stack([value, value + 0.1], axis=1))
 
@@ -211,7 +213,7 @@ def test_a_known_circuit_keeps_more_than_random_ones_and_the_whole_model_no_more
     comparison = Comparison.of(*known.streams(pairs), Metric(*known.answers(pairs)), np.random.default_rng(1), 50)
     found = against_random(comparison, known.truth, np.random.default_rng(2), 19)
     assert found.own.value == pytest.approx(1, abs=1e-4)
-    assert found.random.max() < 0.5
+    assert found.random.max() < 0.9  # half of the circuit, at best
     assert found.p == 1 / 20
     everything = against_random(twins(), twins().base.graph.varying, np.random.default_rng(0), 9)
     assert everything.p == 1

@@ -109,12 +109,17 @@ def test_a_tolerance_takes_several_edges_in_a_round_and_none_dearer_than_it_says
     assert cheap
 
 
-def test_the_search_ends_at_the_last_circuit_that_keeps_enough_and_reports_its_progress(small: Comparison) -> None:
+def test_the_search_ends_before_the_first_circuit_that_keeps_too_little_and_reports_its_progress(
+    small: Comparison,
+) -> None:
+    every = greedy_backward(small, aim="closest")
+    left = faithfulness(small, every).value
+    for keep in (0.95, *(left[1:-1] - 1e-6)):
+        ends = greedy_backward(small, aim="closest", keep=keep)
+        first = max(1, int(np.flatnonzero(left < keep)[0]))
+        assert ends == every[:first]
     seen: list[tuple[int, int]] = []
-    found = greedy_backward(small, keep=0.8, progress=lambda done, of: seen.append((done, of)))
-    assert faithfulness(small, [found[-1]]).value[0] >= 0.8
-    after = greedy_backward(small)[len(found)]
-    assert faithfulness(small, [after]).value[0] < 0.8
+    greedy_backward(small, progress=lambda done, of: seen.append((done, of)))
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert {of for _, of in seen} == {len(small.base.graph.varying)}
 
@@ -196,8 +201,11 @@ def test_forward_adds_whole_paths_until_enough_is_kept(spec: ModelSpec) -> None:
     assert seen[-1] == (len(found[-1]), len(graph.varying))
 
 
-def test_the_first_path_forward_is_the_best_of_all_paths_by_gain_an_edge(small: Comparison) -> None:
-    graph = small.base.graph
+@pytest.mark.parametrize("batch", [4, 5, 9])
+def test_the_first_path_forward_is_the_best_of_all_paths_by_gain_an_edge(batch: int) -> None:
+    """Of 5 and of 9 inputs, a path of two edges keeps more than that."""
+    comparison = pair(SMALL, batch=batch)
+    graph = comparison.base.graph
     names = ["token->logits"], ["token->m0", "m0->logits"]
     paths = [
         *names,
@@ -205,8 +213,8 @@ def test_the_first_path_forward_is_the_best_of_all_paths_by_gain_an_edge(small: 
         *([f"token->a0.h{h}<{p}>", f"a0.h{h}->m0", "m0->logits"] for h in range(3) for p in "qkv"),
     ]
     circuits = [[graph.edge(name) for name in path] for path in paths]
-    gains = faithfulness(small, circuits).value / [len(path) for path in paths]
-    assert set(greedy_forward(small)[1]) == set(circuits[int(gains.argmax())])
+    gains = faithfulness(comparison, circuits).value / [len(path) for path in paths]
+    assert set(greedy_forward(comparison)[1]) == set(circuits[int(gains.argmax())])
 
 
 def test_by_score_takes_the_largest_and_leaves_what_is_on_no_path() -> None:

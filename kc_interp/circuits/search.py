@@ -115,7 +115,7 @@ def greedy_backward(
 
     Every candidate is measured exactly, on all inputs, in every round. With `tolerance`, a round takes 2, 4, 8 … of its
     cheapest edges at once, as many as together cost no more than this share of the logit difference, measured exactly
-    too: fewer rounds, for models of several hundred edges. With `keep` it ends at the last circuit that keeps so much.
+    too: fewer rounds, for models of several hundred edges. With `keep` it ends before the first that keeps less.
     """
     graph, whole = noising.base.graph, worth(noising).mean()
     kept = alive(graph, graph.varying)

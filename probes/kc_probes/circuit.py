@@ -183,6 +183,7 @@ class Circuit:
                 low,
                 high,
                 n=count,
+                unit="exact" if key == "idle" else "input",
                 control=control,
                 control_says=control_says,
                 higher_means=means,
@@ -407,7 +408,10 @@ def _score(
         other: Estimate = getattr(found.curves["largest exact effect first"], key)()
         return one.value, one.low, one.high, other.value, "edges of largest exact effect first"
     if key == "gap":
-        return float(abs(found.complete.gap.value[found.complete.worst])), None, None, 0.0, "the whole model"
+        value, low, high = (float(part[found.complete.worst]) for part in found.complete.gap.all)
+        if value < 0:
+            value, low, high = -value, -high, -low
+        return value, low, high, 0.0, "the whole model, which misses nothing"
     spare = len(found.minimal.superfluous()) / max(len(found.kept), 1)
     return spare, None, None, 1 - len(found.kept) / edges, "the same share of a circuit of all edges, at least"
 
