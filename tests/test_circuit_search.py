@@ -217,6 +217,12 @@ def test_the_first_path_forward_is_the_best_of_all_paths_by_gain_an_edge(batch: 
     assert set(greedy_forward(comparison)[1]) == set(circuits[int(gains.argmax())])
 
 
+def test_forward_gets_past_paths_that_are_worth_something_only_together() -> None:
+    """A table of three operands: until the last of them is there, more of them is no better."""
+    comparison, truth = known("flat_table_sum")
+    assert greedy_forward(comparison, keep=0.999)[-1] == list(truth)
+
+
 def test_by_score_takes_the_largest_and_leaves_what_is_on_no_path() -> None:
     graph = Graph.of(SMALL)
     scores = np.zeros(len(graph.varying))
