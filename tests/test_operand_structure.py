@@ -16,8 +16,9 @@ from kc_interp.model import parameters
 from kc_interp.model.forward import forward
 from kc_interp.model.interventions import Streams
 from kc_interp.spec import ModelSpec
+from kc_interp.steps import all_steps
 from kc_interp.testing import known_answer
-from kc_probes.operand_structure import OperandStructure, all_steps
+from kc_probes.operand_structure import OperandStructure
 from tests.test_forward import SHAPES, parameters_of, random_tokens
 
 GRID = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -26,13 +26,13 @@ from jaxtyping import Float, Int
 
 from kc_interp.circuits.effects import Metric
 from kc_interp.circuits.reading import direct_attribution, explained, interactions, logit_lens, multisets
-from kc_interp.errors import ProbeError, SpecError
+from kc_interp.errors import SpecError
 from kc_interp.finding import Figure, Finding, Number, Table
 from kc_interp.model.forward import Sites, forward
 from kc_interp.model.graph import Graph
 from kc_interp.model.interventions import Streams
 from kc_interp.probe import Subject
-from kc_interp.tasks.task import Chains, Task
+from kc_interp.steps import Steps, all_steps
 
 _ORDERS = ("one operand alone", "two together", "three together", "four together", "five together", "six together")
 _WORDS = {
@@ -40,18 +40,6 @@ _WORDS = {
     "number": ("that depends on the operands' sum alone", "what is computed there is ordered by number"),
     "answer": ("that depends on the answer alone", "what is computed there is the answer already"),
 }
-
-
-@dataclass(frozen=True)
-class Steps:
-    """All single steps of one template: the chains, where their operands stand, and the operands as numbers."""
-
-    chains: Chains
-    operands: Int[np.ndarray, "example operand"]
-
-    @property
-    def query(self) -> int:
-        return int(self.chains.answers[0]) - 1
 
 
 @dataclass(frozen=True)
@@ -131,28 +119,6 @@ class OperandStructure:
                 control_says="the answer of another question",
                 higher_means="the answer can be read off the stream earlier",
             )
-
-
-def all_steps(subject: Subject, component: str | None) -> Steps:
-    """Every single step with most operands, each combination of digits once.
-
-    Raises ProbeError when there are none, fewer than two operands, or combinations are missing.
-    """
-    task: Task = subject.task.components().get(component or "", subject.task)
-    atoms = task.atoms()
-    classes = np.asarray(task.classes, dtype=object)
-    if len(atoms):
-        atoms = atoms.take(np.flatnonzero(atoms.prompts == atoms.prompts.max()))
-    digits = [code for code, kind in enumerate(task.classes) if kind == "digit"]
-    question = atoms.symbols[0, : atoms.prompts[0]] if len(atoms) else atoms.symbols[:0].reshape(-1)
-    places = np.flatnonzero(classes[question] == "digit")
-    if len(places) < 2 or len(atoms) != len(digits) ** len(places):
-        raise ProbeError(
-            f"{subject.name}: operand-structure needs every single step of two or more digits, each once; this task "
-            f"lists {len(atoms)} of {len(places)} operands. A task offers them through `atoms()`; a mixture of "
-            "operations needs `component`"
-        )
-    return Steps(atoms, np.searchsorted(digits, atoms.symbols[:, places]))
 
 
 def _sites(block: int) -> tuple[str, str]:
