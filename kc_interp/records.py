@@ -32,6 +32,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from kc_interp import lines
 from kc_interp.errors import KCInterpError
 from kc_interp.files import write_atomically
 
@@ -51,6 +52,9 @@ MIGRATIONS = (
 """What makes schema n + 1 of schema n: a new store goes through all of them, an older one through the rest."""
 
 _FACTS = ("spec", "stages", "start", "metrics", "findings", "wall_seconds", "made", "provenance")
+
+_SHARED = ("settings", "words")
+"""The kinds of JSON lines that records refer to."""
 
 _QUOTABLE = re.compile(r"[\w .:+-]*", re.ASCII)
 """Names that a path of SQLite's can hold in quotes: it has no escapes, and its versions differ beyond these."""
@@ -92,6 +96,9 @@ class Record:
     wall_seconds: float | None = None
     made: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Record) if f.default is not dataclasses.MISSING}
 
 
 def run_key(spec: Mapping[str, Any], stages: Sequence[Mapping[str, Any]] = (), start: str | None = None) -> str:
@@ -392,18 +399,12 @@ class Store:
         """A study as JSON lines: its settings, then its records with their curves, always in the same order.
 
         The names of weight files are left out: the files stay where they are. Findings are `lean`, also those of
-        records that an earlier version made.
+        records that an earlier version made. The form of the lines is that of `kc_interp.lines`.
         """
         settings = self.studies()
         if study not in settings:
             raise StoreError(f"{self.path}: holds no study {study!r}; it holds: {', '.join(settings) or 'none'}")
-        schema = len(MIGRATIONS)
-        lines = [canonical({"schema": schema, "kind": "study", "name": study, "settings": settings[study]})]
-        for record in self.records(study, curves=True):
-            findings = tuple(map(lean, record.findings))
-            plain = dataclasses.asdict(dataclasses.replace(record, weights=None, findings=findings))
-            lines.append(canonical({"schema": schema, "kind": "record", **plain}))
-        return "\n".join(lines) + "\n"
+        return to_lines(study, settings[study], self.records(study, curves=True))
 
     def import_lines(self, text: str, *, where: str = "import") -> int:
         """Add what `export` wrote, all of it or nothing, and say how many records were new.
@@ -443,9 +444,35 @@ def _take_lock(path: Path) -> sqlite3.Connection:
     return lock
 
 
+def to_lines(study: str, settings: Mapping[str, Any], records: Iterable[Record]) -> str:
+    """A study and its records as JSON lines, in this order: what `read_lines` reads."""
+    found = [_line("study", name=study, settings=settings)]
+    stated: set[str] = set()
+    for record in records:
+        plain = dataclasses.asdict(
+            dataclasses.replace(record, weights=None, findings=tuple(map(lean, record.findings)))
+        )
+        shared = {}
+        *parts, own = lines.fold(plain)
+        for kind, part in zip(_SHARED, parts, strict=True):
+            if part is None:
+                continue
+            shared[kind] = name = digest(canonical(part).encode())[:12]
+            if name not in stated:
+                stated.add(name)
+                found.append(_line(kind, name=name, **part))
+        usual = {**_DEFAULTS, "spec": {}, "stages": []}
+        found.append(_line("record", **shared, **{k: v for k, v in own.items() if k not in usual or v != usual[k]}))
+    return "\n".join(found) + "\n"
+
+
 def read_lines(text: str, *, where: str = "import") -> tuple[dict[str, dict[str, Any]], list[Record]]:
-    """The studies (settings by name) and the records of JSON lines that `Store.export` wrote. Raises StoreError."""
+    """The studies (settings by name) and the records of JSON lines that this or an earlier version wrote.
+
+    Raises StoreError.
+    """
     studies: dict[str, dict[str, Any]] = {}
+    shared: dict[str, dict[str, Any]] = {kind: {} for kind in _SHARED}
     records = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -453,16 +480,26 @@ def read_lines(text: str, *, where: str = "import") -> tuple[dict[str, dict[str,
         try:
             data = json.loads(line)
             schema, kind = data.pop("schema"), data.pop("kind")
-            if schema > len(MIGRATIONS):
+            if schema > lines.SCHEMA:
                 raise StoreError(
-                    f"{where}: line {number} has schema {schema}, this version reads up to schema {len(MIGRATIONS)}"
+                    f"{where}: line {number} has schema {schema}, this version reads up to schema {lines.SCHEMA}; "
+                    "read it with the kc-interp that wrote it, or a newer one"
                 )
             if kind == "study":
                 studies[data["name"]] = data["settings"]
                 continue
+            if kind in shared:
+                shared[kind][data.pop("name")] = data
+                continue
+            if kind != "record":
+                raise ValueError(f"its kind is {kind!r}")
+            if schema > 1:
+                settings = _referred("settings", data.pop("settings"), shared)
+                words = _referred("words", data.pop("words"), shared) if "words" in data else None
+                data = lines.unfold(settings, words, data)
             record = Record(**_as_tuples(data))
             key = run_key(record.spec, record.stages, record.start)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise StoreError(
                 f"{where}: line {number} is no record of ours ({type(error).__name__}: {error})"
             ) from error
@@ -470,6 +507,17 @@ def read_lines(text: str, *, where: str = "import") -> tuple[dict[str, dict[str,
             raise StoreError(f"{where}: line {number} has the key {record.key}, but its settings give {key}")
         records.append(record)
     return studies, records
+
+
+def _line(kind: str, **facts: Any) -> str:
+    return canonical({"schema": lines.SCHEMA, "kind": kind, **facts})
+
+
+def _referred(kind: str, name: str, stated: Mapping[str, Mapping[str, Any]]) -> Any:
+    """What a record refers to. Raises ValueError when no line before has stated it."""
+    if name not in stated[kind]:
+        raise ValueError(f"it refers to the {kind} {name}, which no line before it states")
+    return stated[kind][name]
 
 
 def _decoded(bodies: Sequence[str]) -> Iterator[Any]:

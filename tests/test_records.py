@@ -26,6 +26,7 @@ from kc_interp.records import (
     canonical,
     differences,
     pack_curves,
+    read_lines,
     run_key,
     to_csv,
     unpack_curves,
@@ -321,9 +322,11 @@ def test_lines_that_are_no_records_are_refused_and_nothing_is_added(line: str, m
 def test_exported_lines_start_with_the_study_and_name_no_weights(path: Path) -> None:
     filled(path, record(0, weights="abc"))
     with Store.open(path) as store:
-        first, second = map(json.loads, store.export("tiny").splitlines())
-        assert first == {"schema": 1, "kind": "study", "name": "tiny", "settings": SETTINGS}
-        assert second["kind"] == "record" and second["weights"] is None and len(second["curve"]) == 2
+        text = store.export("tiny")
+        first, shared, one = map(json.loads, text.splitlines())
+        assert first == {"schema": 2, "kind": "study", "name": "tiny", "settings": SETTINGS}
+        assert shared["kind"] == "settings" and one["kind"] == "record" and "weights" not in one
+        assert read_lines(text) == ({"tiny": SETTINGS}, [record(0)])
         with pytest.raises(StoreError, match="holds no study 'other'; it holds: tiny"):
             store.export("other")
 
@@ -344,7 +347,7 @@ def test_exported_findings_have_no_tables_and_no_figures_and_older_lines_that_ha
         [kept] = store.records("tiny", curves=True)
         assert kept == record(0, findings=(heavy,))
         text = store.export("tiny")
-        assert json.loads(text.splitlines()[1])["findings"] == [light]
+        assert read_lines(text)[1] == [dataclasses.replace(kept, findings=(light,))]
         assert store.import_lines(text) == 0
     with Store.open(path.with_name("other.sqlite"), write=True) as other:
         assert other.import_lines(text) == 1 and other.keys("tiny") == {kept.key}

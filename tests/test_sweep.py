@@ -27,7 +27,7 @@ from kc_interp import train as training
 from kc_interp.cli import sweep as command
 from kc_interp.errors import KCInterpError, SpecError
 from kc_interp.finding import from_plain as finding_from
-from kc_interp.records import Record, Store, StoreError
+from kc_interp.records import Record, Store, StoreError, read_lines, to_lines
 from kc_interp.scaling import schedule
 from kc_interp.scaling.executors import Done, Event, Failed, Progress
 from kc_interp.scaling.schedule import Job, transplanted, warm_state, work
@@ -214,10 +214,10 @@ def test_half_an_ensemble_is_completed_without_a_double(whole: Path, tmp_path: P
     """As after an import of records that someone has thinned out."""
     path = tmp_path / "records.sqlite"
     with Store.open(whole) as store:
-        lines = store.export(STUDY.name).splitlines(keepends=True)
+        studies, records = read_lines(store.export(STUDY.name))
     with Store.open(path, write=True) as store:
-        kept = [line for line in lines[1:] if json.loads(line)["arm"] == "max"]
-        store.import_lines(lines[0] + "".join(kept[1:]))
+        kept = [record for record in records if record.arm == "max"]
+        store.import_lines(to_lines(STUDY.name, studies[STUDY.name], kept[1:]))
     executor = Here()
     with Store.open(path, write=True) as store:
         outcome = sweep(dataclasses.replace(STUDY), store, executor)
