@@ -24,6 +24,8 @@ import scipy.stats
 from einops import einsum
 from jaxtyping import Float, Int
 
+from kc_interp.circuits.modular import power
+
 CIRCULARITY_COMPONENTS = 4
 WRAP_LIMIT = 1 / 3
 """Below it the arrangement closes: a circle has 0, a straight line 1, a code of overlapping places .37 or more."""
@@ -68,16 +70,6 @@ def components(points: Float[np.ndarray, "digit d_model"]) -> Components:
     coordinates = (left * singular)[:, kept]
     rises = np.arange(len(coordinates)) @ coordinates >= 0
     return Components(coordinates * np.where(rises, 1, -1), singular[kept] ** 2 / (singular[kept] ** 2).sum())
-
-
-def power(columns: Float[np.ndarray, "*batch digit column"]) -> Float[np.ndarray, "*batch frequency column"]:
-    """Each column's variance (summed over digits) at each frequency 1 … n//2; over frequencies it sums to the whole."""
-    digits = columns.shape[-2]
-    found = np.abs(np.fft.rfft(columns, axis=-2)[..., 1:, :]) ** 2 / digits
-    both_characters = np.full(digits // 2, 2.0)
-    if digits % 2 == 0:
-        both_characters[-1] = 1.0
-    return np.asarray(found * both_characters[:, None])
 
 
 def variance_shares(points: Float[np.ndarray, "*batch digit d_model"]) -> Float[np.ndarray, "*batch component"]:
