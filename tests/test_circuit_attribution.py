@@ -30,11 +30,12 @@ DEEP, FLAT, SMALL = (SHAPES[name] for name in ("two layers, four heads", "no Lay
 
 
 def compared(base: Streams, source: Streams, resamples: int = 100) -> Comparison:
-    """With answers for which every input's logit difference moves down from the base to the source."""
+    """With answers for which cutting every edge moves every input's logit difference down."""
     one = torch.arange(len(base.logits)) % D_VOCAB
     other = (one + 5) % D_VOCAB
     metric = Metric(one, other)
-    down = metric(source.logits) < metric(base.logits)
+    emptied = replaced(base, source, masks(base.graph, list(base.graph.varying)).to(base.logits))[0]
+    down = metric(emptied) < metric(base.logits)
     metric = Metric(torch.where(down, one, other), torch.where(down, other, one))
     return Comparison.of(base, source, metric, np.random.default_rng(0), resamples)
 

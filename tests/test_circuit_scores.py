@@ -86,8 +86,22 @@ def test_faithfulness_of_a_share_of_nothing_is_refused() -> None:
     mixed = Metric(
         torch.where(swapped, metric.clean, metric.corrupted), torch.where(swapped, metric.corrupted, metric.clean)
     )
-    with pytest.raises(ProbeError, match=r"cutting every edge .* includes 0\): .* take more pairs, or another source"):
+    with pytest.raises(ProbeError, match=r"cutting every edge .* includes 0\): .* take more pairs, another source"):
         faithfulness(dataclasses.replace(comparison, metric=mixed), [[]])
+
+
+def test_the_whole_is_what_cutting_every_edge_does_whatever_a_source_says_of_constants() -> None:
+    """Symbol 1 says 2, its place says -2. Zeros in all places change nothing, but no circuit cuts a place."""
+    params = {name: torch.zeros(shape) for name, shape in parameters.shapes(TWIN, d_vocab=2, n_ctx=1).items()}
+    params["embed.W_E"][1, 0], params["pos_embed.W_pos"][0, 0], params["unembed.W_U"][0, 1] = 2.0, -2.0, 1.0
+    base = Streams.of(parameters.stack([params]), TWIN, torch.ones((4, 1), dtype=torch.long))
+    metric = Metric(torch.ones(4, dtype=torch.long), torch.zeros(4, dtype=torch.long))
+    source = zero(base)
+    assert torch.equal(metric(source.logits), metric(base.logits))
+    comparison = Comparison.of(base, source, metric, np.random.default_rng(0), 20)
+    np.testing.assert_allclose(comparison.whole, -2)
+    np.testing.assert_allclose(comparison.edges(edges("token->logits")).value, 1)
+    np.testing.assert_allclose(faithfulness(comparison, [edges("token->logits"), []]).value, (1, 0))
 
 
 def test_an_edge_on_no_path_is_not_counted() -> None:
@@ -132,6 +146,9 @@ def test_sets_are_judged_on_the_inputs_given_for_that() -> None:
     graph, gone = held.base.graph, set(found.sets[0])
     expected = faithfulness(held, [[e for e in kept if e not in gone], [e for e in graph.varying if e not in gone]])
     assert found.gap.value[0] == pytest.approx(expected.value[0] - expected.value[1], abs=1e-5)
+    again = completeness(comparison, circuit, np.random.default_rng(0), samples=3, greedy=2)
+    np.testing.assert_allclose(found.chosen_by, again.gap.value, atol=1e-6)
+    assert found.worst == again.worst  # whatever the held-out inputs say
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -152,7 +169,9 @@ def test_minimality_flags_an_edge_that_does_nothing_but_not_one_that_another_sta
     assert minimal.superfluous() == ()
     np.testing.assert_allclose(minimal.alone.value, 1, atol=1e-6)
     idle = edges("a0.h1->logits")
-    assert minimality(comparison, [*edges(*ONE), *idle], np.random.default_rng(0)).superfluous() == tuple(idle)
+    spared = minimality(comparison, [*edges(*ONE), *idle], np.random.default_rng(0))
+    assert spared.superfluous() == tuple(idle)
+    assert (spared.spare().value, spared.spare().low, spared.spare().high) == (0.25, 0.25, 0.25)  # all inputs are alike
 
 
 def test_a_circuit_without_a_path_has_nothing_to_take_away() -> None:

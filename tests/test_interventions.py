@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from kc_interp.circuits.effects import Comparison, Metric, edge_logits, node_logits
-from kc_interp.circuits.replacement import mean, optimal, resampled, zero
+from kc_interp.circuits.replacement import mean, mean_by_class, optimal, resampled, resampled_by_class, zero
 from kc_interp.errors import ProbeError
 from kc_interp.model import parameters
-from kc_interp.model.graph import CONSTANTS, Graph
+from kc_interp.model.graph import CONSTANTS, POSITION, Graph
 from kc_interp.model.interventions import Streams, replaced
 from kc_interp.model.lens import hooked, replaced_by_hook
 from kc_interp.spec import ModelSpec
@@ -44,9 +46,18 @@ def test_names_of_edges_go_there_and_back(spec: ModelSpec) -> None:
     assert [graph.edge(graph.name(edge)) for edge in graph.edges] == list(graph.edges)
 
 
-def test_an_edge_that_does_not_exist_is_named_with_the_nearest() -> None:
-    with pytest.raises(ProbeError, match=r"no edge 'm1->m0'.*did you mean"):
-        Graph.of(ModelSpec()).edge("m1->m0")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("m1->m0", r"no edge 'm1->m0': m0 reads before m1 writes; it reads from token, position, bias, a0\.h0, .*h3$"),
+        ("a9.h0->m1", r"'a9\.h0' is no writer; did you mean 'a\d\.h0'\?"),
+        ("m0->a1.h2", r"'a1\.h2' is no reader; did you mean 'a1\.h2<.>'\?"),
+        ("m0", r"no edge 'm0': an edge is named by its writer and its reader, as in 'token->a0\.h0<v>'"),
+    ],
+)
+def test_an_edge_that_does_not_exist_is_refused_with_what_is_near(name: str, says: str) -> None:
+    with pytest.raises(ProbeError, match=says):
+        Graph.of(ModelSpec()).edge(name)
 
 
 def test_all_edges_replaced_is_the_other_run_and_none_is_this_one(spec: ModelSpec) -> None:
@@ -118,15 +129,18 @@ def test_a_mask_by_position_replaces_there_alone(spec: ModelSpec) -> None:
     torch.testing.assert_close(logits, replaced(base, mixed, everywhere), atol=1e-5, rtol=1e-5)
 
 
+def told_apart(base: Streams, source: Streams) -> Comparison:
+    """With answers for which every input's logit difference falls from the base to the source."""
+    one = torch.arange(len(base.logits)) % 6
+    metric = Metric(one, one + 6)
+    down = metric(source.logits) < metric(base.logits)
+    metric = Metric(torch.where(down, one, one + 6), torch.where(down, one + 6, one))
+    return Comparison.of(base, source, metric, np.random.default_rng(0))
+
+
 def test_effects_are_shares_of_the_whole_with_an_interval_over_pairs() -> None:
     base, source = runs(SHAPES["two layers, four heads"], batch=16)
-    answers = torch.randint(0, 6, (16,), generator=torch.Generator().manual_seed(0)), torch.arange(16) % 6 + 6
-    metric = Metric(*answers)
-    flip = (metric(source.logits) - metric(base.logits)).sign()
-    metric = Metric(
-        torch.where(flip > 0, answers[0], answers[1]), torch.where(flip > 0, answers[1], answers[0])
-    )  # so that the whole is far from 0
-    comparison = Comparison.of(base, source, metric, np.random.default_rng(0))
+    comparison = told_apart(base, source)
     whole = comparison.nodes([0])
     np.testing.assert_allclose(whole.value, 1, atol=1e-5)
     np.testing.assert_allclose(whole.high - whole.low, 0, atol=1e-4)
@@ -134,10 +148,30 @@ def test_effects_are_shares_of_the_whole_with_an_interval_over_pairs() -> None:
     assert (edges.low <= edges.value).all()
     assert (edges.value <= edges.high).all()
     few = list(base.graph.varying[::20])
-    pairs, joint = comparison.pairs(few)
-    assert len(pairs) == len(joint.value) == len(few) * (len(few) - 1) // 2
+    pairs = list(combinations(few, 2))
+    found = comparison.interactions(pairs)
     logits = torch.stack([replaced(base, source, masks(base.graph, list(pair)))[0] for pair in pairs])
-    np.testing.assert_allclose(joint.value, comparison.effects(comparison.moved(logits)).value, atol=1e-5)
+    joint = comparison.effects(comparison.moved(logits))
+    np.testing.assert_allclose(np.stack(found.joint.all), np.stack(joint.all), atol=1e-5)
+    alone = dict(zip(few, comparison.edges(few).value, strict=True))
+    apart = [alone[one] + alone[other] for one, other in pairs]
+    np.testing.assert_allclose(found.beyond.value, joint.value - apart, atol=1e-5)
+    assert comparison.interactions([]).joint.value.shape == (0,)
+
+
+def test_effects_at_positions_are_those_of_a_mask_by_position_and_at_all_of_them_those_of_the_edge() -> None:
+    comparison = told_apart(*runs(SHAPES["two layers, four heads"], batch=8))
+    base, graph = comparison.base, comparison.base.graph
+    into = graph.edge("token->a0.h1<v>"), graph.edge("a0.h2->m0")
+    found = comparison.at([(into, range(base.positions)), (into[:1], [2, 4]), (into[:1], []), (into[1:], [6])])
+    both, one = (
+        masks(graph, list(into)),
+        masks(graph, list(into[:1]))[..., None] * torch.eye(base.positions)[[2, 4]].sum(0),
+    )
+    expected = [comparison.moved(replaced(base, comparison.source, mask))[0].mean() for mask in (both, one)]
+    np.testing.assert_allclose(found.value[:2], expected / comparison.whole.mean(), atol=1e-5)
+    assert abs(found.value[2]) < 1e-6
+    assert abs(found.value[3]) > 1e-4
 
 
 def everything(base: Streams, source: Streams) -> Tensor:
@@ -155,6 +189,41 @@ def test_zero_mean_and_resampled_sources_have_the_logits_that_replacing_everythi
     moved = resampled(base, rng).logits
     assert all(any(torch.allclose(row, own) for own in base.logits) for row in moved)
     assert not torch.isclose(moved, base.logits).all(-1).any()
+
+
+def test_where_classes_stand_in_line_replacing_by_class_is_replacing_by_position(spec: ModelSpec) -> None:
+    base, other = runs(spec, batch=5)
+    places = np.tile(np.arange(base.positions), (5, 1))
+    torch.testing.assert_close(mean_by_class(base, places).written, mean(base).written)
+    found = resampled_by_class(base, other, places, places, np.random.default_rng(0))
+    assert torch.equal(found.written, other.written)
+    torch.testing.assert_close(found.logits, other.logits)
+
+
+def test_where_templates_differ_every_position_gets_the_writing_of_its_class() -> None:
+    """Three inputs of five positions; the last class of the second input is nobody's, one of the third its partner's not."""
+    base, other = runs(SHAPES["two layers, four heads"], pos=5)
+    own = np.asarray([[0, 1, 1, 2, 3], [0, 1, 2, 9, 3], [0, 2, 2, 1, 3]])
+    others = np.asarray([[0, 2, 1, 1, 3], [0, 1, 2, 2, 3], [0, 1, 1, 1, 3]])
+    found = resampled_by_class(base, other, own, others, np.random.default_rng(0)).written
+    heads = slice(3, None)
+
+    def donors(row: int, place: int) -> set[tuple[int, int]]:
+        """Whose writing stands there."""
+        return {
+            (i, p) for i, p in np.ndindex(3, 5) if torch.equal(found[heads, row, place], other.written[heads, i, p])
+        }
+
+    assert donors(0, 0) == {(0, 0)}
+    assert donors(0, 1) <= {(0, 2), (0, 3)} and donors(0, 1)
+    assert donors(0, 3) == {(0, 1)}
+    assert donors(2, 1) <= {(0, 1), (1, 2), (1, 3)} and donors(2, 1)
+    assert torch.equal(found[:, 1, 3], base.written[:, 1, 3])
+    assert torch.equal(found[POSITION], base.written[POSITION])
+    means = mean_by_class(base, own).written
+    torch.testing.assert_close(means[heads, 0, 3], base.written[heads][:, own == 2].mean(1))
+    torch.testing.assert_close(means[heads, 2, 4], base.written[heads, :, 4].mean(1))
+    assert torch.equal(means[POSITION], base.written[POSITION])
 
 
 def test_optimal_constants_cost_less_than_the_mean_on_the_inputs_they_were_made_for() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kc_interp.errors import ProbeError
 from kc_interp.model.forward import blocks, mlp, unembed
-from kc_interp.model.graph import BIAS
+from kc_interp.model.graph import BIAS, edges_in_order
 from kc_interp.model.interventions import Streams, attended, biases, projected, replaced
 
 Edge = tuple[int, int]
@@ -115,9 +115,11 @@ class Effects:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A base run, the run its activations are replaced from, the answers, and what the replacement of everything does.
+    """A base run, the run its activations are replaced from, the answers, and what cutting everything does.
 
-    Noising: the base is clean, the source corrupted. Denoising: the reverse.
+    Noising: the base is clean, the source corrupted. Denoising: the reverse. Effects and scores of circuits are shares
+    of one *whole*: how far the logit difference moves when every edge that varies is replaced. Edges of constants are
+    kept, as in every circuit; where the source is a run, or a mean, that leads to the source's own logit difference.
     """
 
     base: Streams
@@ -129,7 +131,7 @@ class Comparison:
     def of(
         cls, base: Streams, source: Streams, metric: Metric, rng: np.random.Generator, resamples: int = 500
     ) -> Comparison:
-        """Raises ProbeError when the two runs' logit differences cannot be told apart: nothing is a share of it."""
+        """Raises ProbeError when cutting everything may change nothing: effects cannot be shares of that."""
         _fit(base, source)
         count = len(base.logits)
         weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
@@ -143,20 +145,23 @@ class Comparison:
         low, high = np.quantile(self.weights @ whole, [0.025, 0.975])
         if low <= 0 <= high:
             raise ProbeError(
-                f"replacing everything changes the logit difference by {whole.mean():.3g} (95 % interval {low:.3g} to "
-                f"{high:.3g}, which includes 0): effects cannot be shares of it; take more pairs, or a model that "
-                "tells the two inputs apart"
+                f"cutting every edge changes the logit difference by {whole.mean():.3g} (95 % interval {low:.3g} to "
+                f"{high:.3g}, which includes 0): effects and faithfulness cannot be shares of it; take more pairs, "
+                "another source, or a model that tells the two inputs apart"
             )
         return self
 
-    @property
+    @cached_property
     def untouched(self) -> Float[np.ndarray, " batch"]:
+        """The logit difference of the base run."""
         return _array(self.metric(self.base.logits))
 
-    @property
+    @cached_property
     def whole(self) -> Float[np.ndarray, " batch"]:
-        """How far the logit difference moves when everything is replaced."""
-        return _array(self.metric(self.source.logits)) - self.untouched
+        """How far the logit difference moves when every edge that varies is replaced."""
+        graph = self.base.graph
+        mask = torch.from_numpy(graph.mask(graph.varying))[None].to(self.base.logits)
+        return self.moved(replaced(self.base, self.source, mask))[0]
 
     def moved(self, logits: Float[Tensor, "item batch d_vocab"]) -> Float[np.ndarray, "item batch"]:
         """How far each intervention moves the logit difference, for every pair."""
@@ -178,11 +183,36 @@ class Comparison:
         """The exact effect of each node."""
         return self.effects(self.moved(node_logits(self.base, self.source, writers)))
 
-    def pairs(self, edges: Sequence[Edge], progress: Progress | None = None) -> tuple[list[tuple[Edge, Edge]], Effects]:
-        """The exact joint effect of every pair of these edges."""
-        pairs = list(combinations(edges, 2))
+    def at(self, sets: Sequence[tuple[Sequence[Edge], Sequence[int]]]) -> Effects:
+        """The exact effect of each set of edges where their readers look at these positions alone, other ones kept."""
+        graph = self.base.graph
+        masks = np.zeros((len(sets), len(graph.writers), len(graph.readers), self.base.positions), dtype=bool)
+        for mask, (edges, places) in zip(masks, sets, strict=True):
+            mask[:, :, list(places)] = graph.mask(edges)[:, :, None]
+        logits = replaced(self.base, self.source, torch.from_numpy(masks).to(self.base.logits))
+        return self.effects(self.moved(logits))
+
+    def interactions(self, pairs: Sequence[tuple[Edge, Edge]], progress: Progress | None = None) -> Interactions:
+        """The exact joint effect of each pair of edges, and how far it is from the sum of the two alone."""
         moved = [self.moved(logits) for logits in pair_logits(self.base, self.source, pairs, progress)]
-        return pairs, self.effects(np.concatenate(moved))
+        joint = np.concatenate([np.zeros((0, len(self.whole))), *moved])
+        edges = edges_in_order({edge for pair in pairs for edge in pair})
+        alone = dict(zip(edges, self.moved(edge_logits(self.base, self.source, edges)), strict=True))
+        apart = np.asarray([alone[one] + alone[other] for one, other in pairs]).reshape(joint.shape)
+        return Interactions(tuple(pairs), self.effects(joint), self.effects(joint - apart))
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Of pairs of edges: their joint effects, and what is `beyond` the sum of the two edges' own.
+
+    Above 0 where each stands in for the other, so that only both together cost the answer; below 0 where either alone
+    already costs what both do, as two edges of one path.
+    """
+
+    pairs: tuple[tuple[Edge, Edge], ...]
+    joint: Effects
+    beyond: Effects
 
 
 def _array(values: Float[Tensor, "*some batch"]) -> Float[np.ndarray, "*some batch"]:

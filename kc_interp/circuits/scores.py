@@ -66,14 +66,7 @@ def worth(noising: Comparison) -> Float[np.ndarray, " batch"]:
 
     Raises ProbeError when its interval includes 0.
     """
-    moved = cut(noising, [()])[0]
-    low, high = np.quantile(noising.weights @ moved, [0.025, 0.975])
-    if not (low > 0 or high < 0):
-        raise ProbeError(
-            f"cutting every edge changes the logit difference by {moved.mean():.3g} (95 % interval {low:.3g} to "
-            f"{high:.3g}, which includes 0): faithfulness cannot be a share of it; take more pairs, or another source"
-        )
-    return moved
+    return noising.checked().whole
 
 
 def shares(
@@ -147,8 +140,9 @@ class Completeness:
     """What a circuit does without some of its edges, against what the model does without them.
 
     `sets` are the edges taken away, K, and `how` says how each was chosen. `gap` is F(C∖K) − F(M∖K): of a circuit that
-    misses nothing, near 0 for every K; far below 0 where the model has a second way that the circuit lacks. The worst
-    set was looked for: judge it on inputs other than those it was found on.
+    misses nothing, near 0 for every K; far below 0 where the model has a second way that the circuit lacks. `chosen_by`
+    is the same on the inputs that the sets were chosen on. By that the worst is told: told by the gap itself, it would
+    be the largest of many, and its interval too far from 0.
     """
 
     sets: tuple[tuple[Edge, ...], ...]
@@ -156,11 +150,12 @@ class Completeness:
     circuit: Effects
     model: Effects
     gap: Effects
+    chosen_by: Float[np.ndarray, " set"]
 
     @property
     def worst(self) -> int:
-        """The set with the largest gap."""
-        return int(np.argmax(np.abs(self.gap.value)))
+        """The set with the largest gap on the inputs that sets were chosen on."""
+        return int(np.argmax(np.abs(self.chosen_by)))
 
 
 def completeness(
@@ -191,17 +186,21 @@ def completeness(
             chosen.setdefault(touching, f"edges of {name}")
     for grown in _widening(noising, kept, greedy, progress):
         chosen.setdefault(grown, "greedy")
-    judged = judged or noising
     sets = tuple(chosen)
     rest = [[edge for edge in edges if edge not in set(gone)] for edges in (kept, graph.varying) for gone in sets]
-    moved, whole = cut(judged, rest), worth(judged)
-    of_circuit, of_model = moved[: len(sets)], moved[len(sets) :]
+    of_circuit, of_model = np.split(cut(noising, rest), 2)
+    chosen_by = shares(noising, of_model - of_circuit, worth(noising))[0]
+    if judged is not None:
+        of_circuit, of_model = np.split(cut(judged, rest), 2)
+    judged = judged or noising
+    whole = worth(judged)
     return Completeness(
         sets,
         tuple(chosen.values()),
         circuit=_left(judged, of_circuit, whole),
         model=_left(judged, of_model, whole),
         gap=_effects(*shares(judged, of_model - of_circuit, whole)),
+        chosen_by=chosen_by,
     )
 
 
@@ -228,12 +227,13 @@ class Minimality:
 
     `alone` is F(C) − F(C∖e), negative when the circuit keeps more without the edge. `most` is the largest
     |F(C∖K) − F(C∖K∖e)| over the sets K that were tried, the empty one among them: large for an edge that another one
-    stands in for.
+    stands in for. `resampled` is the same on resamples of the inputs.
     """
 
     edges: tuple[Edge, ...]
     alone: Effects
     most: Float[np.ndarray, " edge"]
+    resampled: Float[np.ndarray, "edge resample"]
 
     @property
     def smallest(self) -> float:
@@ -243,6 +243,10 @@ class Minimality:
     def superfluous(self, below: float = IDLE) -> tuple[Edge, ...]:
         """The edges that changed nothing of this size, alone or with others gone."""
         return tuple(edge for edge, most in zip(self.edges, self.most, strict=True) if most < below)
+
+    def spare(self, below: float = IDLE) -> Estimate:
+        """The share of edges that are superfluous. More sets may find a use for an edge: never more than this."""
+        return Estimate.of((self.most < below).mean(), (self.resampled < below).mean(axis=0))
 
 
 def minimality(
@@ -268,16 +272,19 @@ def minimality(
     whole, before = worth(noising), cut(noising, rest)
     place = {edge: index for index, edge in enumerate(edges)}
     alone, most = np.zeros((len(edges), before.shape[1])), np.zeros(len(edges))
+    resampled = np.zeros((len(edges), len(noising.weights)))
     for index, left in enumerate(rest):
         if left:
             after = noising.moved(toggled(noising.base, noising.source, left, left))
             rows = [place[edge] for edge in left]
             if index == 0:
                 alone = after - before[0]
-            most[rows] = np.maximum(most[rows], np.abs((after - before[index]).mean(1) / whole.mean()))
+            change, changes = shares(noising, after - before[index], whole)
+            most[rows] = np.maximum(most[rows], np.abs(change))
+            resampled[rows] = np.maximum(resampled[rows], np.abs(changes))
         if progress is not None:
             progress(index + 1, len(rest))
-    return Minimality(tuple(edges), _effects(*shares(noising, alone, whole)), most)
+    return Minimality(tuple(edges), _effects(*shares(noising, alone, whole)), most, resampled)
 
 
 def _needed(noising: Comparison, circuit: Sequence[Edge]) -> list[Edge]:

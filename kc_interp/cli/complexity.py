@@ -43,7 +43,8 @@ def complexity(
         typer.Option(
             "--variants",
             metavar="A,B,…",
-            help="Of the programs: numeric, symbolic, loop-free, table-folded, table  [default: all]",
+            help="Of the programs: numeric, symbolic, loop-free, table-folded, table.",
+            show_default="all",
         ),
     ] = None,
     examples: Annotated[int, typer.Option("--examples", help="Examples a compressed sample.")] = 1_000,

@@ -238,7 +238,7 @@ def import_(
 @app.command("check")
 def check(
     train: Annotated[
-        Path | None, typer.Argument(help="A training file (TSV)  [default: a sample by the options]")
+        Path | None, typer.Argument(help="A training file (TSV).", show_default="a sample by the options")
     ] = None,
     test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="A test file to compare it with.")] = None,
     ops: Ops = None,

@@ -25,16 +25,21 @@ PAGE = "index.html"
 def figures(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Whose records to draw.")],
     store: Annotated[
-        Path | None, typer.Option("--store", metavar="FILE", help=f"[default: {STORE_NAME} beside the study]")
+        Path | None,
+        typer.Option("--store", metavar="FILE", help="The records.", show_default=f"{STORE_NAME} beside the study"),
     ] = None,
     records: Annotated[
         Path | None,
         typer.Option(
-            "--records", metavar="FILE.jsonl", help="JSON lines in place of a store  [default: where none is]"
+            "--records",
+            metavar="FILE.jsonl",
+            help="JSON lines in place of a store.",
+            show_default="beside the study, where no store is",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where they go  [default: figures/ beside the study]")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where they go.", show_default="figures/ beside the study"),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="Only this figure; may be given several times.")

@@ -29,14 +29,16 @@ PREQUENTIAL_NAME = "prequential.json"
 def fit(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study whose records are read.")],
     store: Annotated[
-        Path | None, typer.Option("--store", metavar="FILE", help=f"[default: {STORE_NAME} beside the study]")
+        Path | None,
+        typer.Option("--store", metavar="FILE", help="The records.", show_default=f"{STORE_NAME} beside the study"),
     ] = None,
     records: Annotated[
         Path | None,
         typer.Option(
             "--records",
             metavar="FILE.jsonl",
-            help="Exported records in place of a store  [default: beside the store, where that is not there]",
+            help="Exported records in place of a store.",
+            show_default="beside the store, where that is not there",
         ),
     ] = None,
     measures: Annotated[
@@ -45,7 +47,8 @@ def fit(
             "--measure",
             metavar="KEY",
             help="A measure of complexity as `kc-interp complexity --json` names it, or a pattern "
-            "(code.*.joint); may be given several times  [default: one of each kind]",
+            "(code.*.joint); may be given several times.",
+            show_default="one of each kind",
         ),
     ] = None,
     prequential: Annotated[
@@ -216,7 +219,9 @@ def _contrasts(analysis: Analysis) -> Iterator[Table]:
                 title,
                 ("arm", "against", "difference", "excludes 0"),
                 rows,
-                caption="Above 0: the first needs fewer parameters. The runs of both are the units.",
+                caption="Above 0: the arm helps more at its level. The runs of all four are the units."
+                if kind == "interaction"
+                else "Above 0: the first needs fewer parameters. The runs of both are the units.",
             )
 
 
@@ -236,6 +241,8 @@ def _capacity(analysis: Analysis) -> Iterator[Table | str]:
 
 
 def _laws(report: LawReport) -> Iterator[Table | str]:
+    from kc_interp.scaling.laws import FEW_TASKS
+
     where = f" at {report.setting}" if report.setting else ""
     left = "; ".join(f"{name} ({why})" for name, why in report.left_out.items())
     yield f"Laws{where}: {len(report.thresholds)} tasks ({', '.join(report.thresholds) or 'none'})" + (
@@ -253,6 +260,7 @@ def _laws(report: LawReport) -> Iterator[Table | str]:
             yield f"{law.key}: without {without}"
     if not fitted:
         return
+    fewest = min(len(law.predictions) for law in fitted)
     yield table(
         f"Laws of the threshold n by the measure K{where}: errors in dex (RMS; the tasks are the units)",
         ("measure", "lowest AICc", "constant", "power", "no operation"),
@@ -266,7 +274,8 @@ def _laws(report: LawReport) -> Iterator[Table | str]:
             for law in fitted
         ],
         caption="constant, power: error on a task left out (constant: without K). no operation: of the power law, on "
-        "all tasks with an operation, fitted without them. In brackets: the Akaike weight.",
+        "all tasks with an operation, fitted without them. In brackets: the Akaike weight"
+        + ("; with so few tasks AICc's correction alone favours the constant." if fewest <= FEW_TASKS else "."),
     )
     yield table(
         f"Exponent e of n ∝ K^e{where}",

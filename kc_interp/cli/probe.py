@@ -10,7 +10,7 @@ import typer
 
 from kc_interp.cli.compute import claim, prepare
 from kc_interp.cli.console import Output, share, table
-from kc_interp.cli.options import Device, Json, Models, NoOpen, Quiet, Seed, Threads, Verbose
+from kc_interp.cli.options import Device, Json, Models, NoOpen, PageFolder, Quiet, Seed, Skill, Threads, Verbose
 from kc_interp.errors import SpecError
 
 if TYPE_CHECKING:
@@ -30,17 +30,12 @@ def probe(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="Only this probe; may be given several times.")
     ] = None,
-    skill: Annotated[
-        str | None, typer.Option("--skill", help="The component to judge by, e.g. SUM  [default: SUM, else the first]")
-    ] = None,
+    skill: Skill = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PROBE.KEY=VALUE", help="A probe's setting, e.g. activation-patching.pairs=32."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Where the report goes  [default: beside the first model]"),
-    ] = None,
+    out: PageFolder = None,
     seed: Seed = 0,
     no_open: NoOpen = False,
     device: Device = "auto",

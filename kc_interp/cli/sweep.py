@@ -30,11 +30,12 @@ def sweep(
         str, typer.Option("--executor", metavar="local|ray", help="Processes of this machine, or a Ray cluster.")
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Ensembles at a time  [default: local 1, ray all]")
+        int | None, typer.Option("--workers", min=1, help="Ensembles at a time.", show_default="local 1, ray all")
     ] = None,
     address: Annotated[str, typer.Option("--address", help="Of the Ray cluster, as ray.init takes it.")] = "auto",
     store: Annotated[
-        Path | None, typer.Option("--store", metavar="FILE", help=f"[default: {STORE_NAME} beside the study]")
+        Path | None,
+        typer.Option("--store", metavar="FILE", help="The records.", show_default=f"{STORE_NAME} beside the study"),
     ] = None,
     status: Annotated[
         bool, typer.Option("--status", help="Say what is there and what is missing; run nothing.")
@@ -44,7 +45,8 @@ def sweep(
         typer.Option(
             "--export",
             metavar="FILE.jsonl|FILE.csv",
-            help="Also write the records there  [default: when complete, beside the store]",
+            help="Also write the records there.",
+            show_default="when complete, beside the store",
         ),
     ] = None,
     new: Annotated[
@@ -86,17 +88,16 @@ def _run(
     kind: str,
 ) -> None:
     """Open the store, run what is missing, write the JSON lines, say what there is; fail when something is missing."""
-    from kc_interp.records import Store
+    from kc_interp.records import Store, read_text
     from kc_interp.scaling import sweep as driver
 
-    fresh = not path.exists()
     with Store.open(path, write=True) as store:
         committed = path.with_suffix(".jsonl")
+        if store.is_empty() and committed.is_file():
+            count = store.import_lines(read_text(committed), where=str(committed))
+            output.note(f"{count} records read from {committed}")
         if new and (aside := store.set_aside(study.name)) is not None:
             output.note(f"begun anew; the records so far are kept as the study {aside!r}")
-        elif fresh and not new and committed.is_file():
-            count = store.import_lines(committed.read_text(encoding="utf-8"), where=str(committed))
-            output.note(f"{count} records read from {committed}")
         try:
             with output.progress(study.name, 100) as bar:
 

@@ -90,10 +90,19 @@ class Graph:
         return f"{self.writers[writer]}->{self.readers[reader]}"
 
     def edge(self, name: str) -> tuple[int, int]:
-        """The edge of this name. Raises ProbeError, naming the nearest, when this model has no such edge."""
-        if name not in self._named:
-            raise ProbeError(f"this model has no edge {name!r}{did_you_mean(name, list(self._named))}")
-        return self._named[name]
+        """The edge of this name. Raises ProbeError, saying which end is wrong and what is near, when there is none."""
+        if name in self._named:
+            return self._named[name]
+        writer, arrow, reader = name.partition("->")
+        why = "an edge is named by its writer and its reader, as in 'token->a0.h0<v>' or 'm0->logits'"
+        if arrow and writer not in self.writers:
+            why = f"{writer!r} is no writer{did_you_mean(writer, self.writers)}"
+        elif arrow and reader not in self.readers:
+            why = f"{reader!r} is no reader{did_you_mean(reader, self.readers)}"
+        elif arrow:
+            before = self.writers[: self.before(self.readers.index(reader))]
+            why = f"{reader} reads before {writer} writes; it reads from {', '.join(before)}"
+        raise ProbeError(f"this model has no edge {name!r}: {why}")
 
     @cached_property
     def _named(self) -> dict[str, tuple[int, int]]:
