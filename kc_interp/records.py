@@ -323,6 +323,11 @@ class Store:
         """The checkpoint file of a record, for `kc_interp.load`; None when its weights were not kept."""
         return None if record.weights is None else self._file("weights", record.weights)
 
+    def is_empty(self) -> bool:
+        """Whether there is no record of any study."""
+        with _explained(self.path):
+            return not self._connection.execute("SELECT EXISTS (SELECT 1 FROM records)").fetchone()[0]
+
     def keys(self, study: str) -> set[str]:
         """The keys of all records of a study."""
         with _explained(self.path):
@@ -407,7 +412,7 @@ class Store:
         return to_lines(study, settings[study], self.records(study, curves=True))
 
     def import_lines(self, text: str, *, where: str = "import") -> int:
-        """Add what `export` wrote, all of it or nothing, and say how many records were new.
+        """Add the records of what `export` wrote, all of them or none, and say how many were new.
 
         Records that are already here stay as they are. Raises StoreError with the line that does not read, whose
         settings do not give its key, or whose study has other settings here.
@@ -464,6 +469,14 @@ def to_lines(study: str, settings: Mapping[str, Any], records: Iterable[Record])
         usual = {**_DEFAULTS, "spec": {}, "stages": []}
         found.append(_line("record", **shared, **{k: v for k, v in own.items() if k not in usual or v != usual[k]}))
     return "\n".join(found) + "\n"
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of JSON lines. Raises StoreError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read as JSON lines ({error})") from error
 
 
 def read_lines(text: str, *, where: str = "import") -> tuple[dict[str, dict[str, Any]], list[Record]]:

@@ -367,8 +367,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_store_is_beside_the_study_and_its_lines_beside_it(folder: Path) -> None:
-    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    assert [line["kind"] for line in lines] == ["study"] + ["record"] * 4
+    studies, records = read_lines((folder / "records.jsonl").read_text())
+    assert list(studies) == ["tiny"] and len(records) == 4
     assert (folder / "records.sqlite").is_file() and not list((folder / "records.files" / "states").iterdir())
 
 
@@ -395,6 +395,24 @@ def test_a_fresh_clone_takes_up_the_committed_lines(folder: Path, tmp_path: Path
     status, out, err = run("study.toml", "--json", cwd=tmp_path)
     assert status == 0 and json.loads(out)["made"] == 0 and "4 records read from records.jsonl" in err
     assert (tmp_path / "records.jsonl").read_text() == (folder / "records.jsonl").read_text()
+
+
+def test_committed_lines_that_do_not_read_are_refused_as_often_as_the_sweep_is_tried(tmp_path: Path) -> None:
+    """The store that the first try made is empty: it must not stand for the records."""
+    write_study(tmp_path)
+    (tmp_path / "records.jsonl").write_bytes(b"\xff{")
+    for _ in range(2):
+        status, out, err = run("study.toml", cwd=tmp_path)
+        assert status == 1 and not out and "records.jsonl: cannot be read as JSON lines" in err
+
+
+def test_begun_anew_in_a_fresh_clone_the_committed_records_are_kept_too(folder: Path, tmp_path: Path) -> None:
+    write_study(tmp_path, steps=20)
+    (tmp_path / "records.jsonl").write_text((folder / "records.jsonl").read_text())
+    status, out, err = run("study.toml", "--new", "--json", cwd=tmp_path)
+    assert status == 0 and json.loads(out)["made"] == 4 and "kept as the study 'tiny.1'" in err
+    with Store.open(tmp_path / "records.sqlite") as store:
+        assert len(store.records("tiny.1")) == len(store.records("tiny")) == 4
 
 
 def test_a_changed_study_is_refused_and_begun_anew_when_asked(folder: Path) -> None:

@@ -42,7 +42,7 @@ def find(
     From a store are read the metrics that an analysis asks for, and where wanted learning curves and findings. Raises
     StoreError where there is none of these, or they hold no finished run of this study.
     """
-    from kc_interp.records import Store, StoreError, differences, read_lines
+    from kc_interp.records import Store, StoreError, differences, read_lines, read_text
     from kc_interp.scaling.analysis import skills
 
     if store is not None and records is not None:
@@ -62,11 +62,7 @@ def find(
                 notes.append(f"{error}; learning curves and times to learn are left out")
     elif records is not None or lines.is_file():
         source = lines
-        try:
-            text = lines.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise StoreError(f"{lines}: cannot be read as JSON lines ({error})") from error
-        settings, found = read_lines(text, where=str(lines))
+        settings, found = read_lines(read_text(lines), where=str(lines))
     else:
         raise StoreError(
             f"no records of {toml}: neither {place} nor {lines} is there; kc-interp sweep makes them, and --store or "
