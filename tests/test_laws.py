@@ -91,6 +91,13 @@ def test_aicc_by_hand() -> None:
     assert power.aicc == pytest.approx(2 * 3 - 2 * log + 2 * 3 * 4 / (15 - 3 - 1))
 
 
+def test_four_tasks_are_too_few_for_the_aicc_of_any_law_but_the_constant() -> None:
+    drawn = tasks()
+    fits = laws.compare_forms(drawn.take(np.arange(len(drawn.names)) < 4))
+    assert [(fit.form, fit.weight) for fit in fits if np.isfinite(fit.aicc)] == [("constant", 1.0)]
+    assert [fit.weight for fit in fits[1:]] == [0, 0, 0]
+
+
 def test_left_out_errors_by_refitting_equal_those_of_the_hat_matrix() -> None:
     drawn = tasks()
     errors = laws.left_out_errors(drawn, "power")

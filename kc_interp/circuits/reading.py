@@ -111,9 +111,9 @@ def explained(activations: Float[np.ndarray, "example feature"], groups: Int[np.
     count, n = int(group.max()) + 1, len(group)
     if whole <= 1e-12 * n or count >= n:
         return None
-    sums = np.zeros((count, centred.shape[1]))
-    np.add.at(sums, group, centred)
-    between = float((sums**2 / np.bincount(group)[:, None]).sum())
+    sizes = np.bincount(group)
+    sums = np.add.reduceat(centred[np.argsort(group, kind="stable")], np.cumsum(sizes) - sizes)
+    between = float((sums**2 / sizes[:, None]).sum())
     return 1 - (whole - between) / (n - count) / (whole / (n - 1))
 
 

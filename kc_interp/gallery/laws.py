@@ -29,6 +29,7 @@ from kc_interp.gallery.drawing import (
 from kc_interp.gallery.labels import placed
 from kc_interp.plots import OKABE_ITO
 from kc_interp.report.printed import MINUS
+from kc_interp.scaling.laws import FEW_TASKS
 
 if TYPE_CHECKING:
     from kc_interp.scaling.analysis import Analysis
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 NAME = "laws"
 _POINTS = 60
 HEIGHT_PX = 400
-FEW_TASKS = 6
-"""With so few the correction for a law of two coefficients and a spread is 10 or more above the constant's."""
-
 HALO = "0 0 3px #fff, 0 0 3px #fff, 0 0 3px #fff"
 _FORMS = {"constant": ("#59636e", "dot"), "linear": (OKABE_ITO[3], "dash"), "power": (OKABE_ITO[2], "solid"),
           "exponential": (OKABE_ITO[4], "dashdot")}  # fmt: skip
@@ -273,7 +271,7 @@ def _forms_table(law: Law) -> Table:
         (
             f.form,
             f.weight,
-            f.aicc,
+            f.aicc if math.isfinite(f.aicc) else None,
             f.error,
             f.left_out_task,
             f.left_out_part,

@@ -34,6 +34,9 @@ from kc_interp.scaling.thresholds import LEVEL
 
 Form = Literal["constant", "linear", "power", "exponential"]
 FORMS: tuple[Form, ...] = ("constant", "linear", "power", "exponential")
+FEW_TASKS = 6
+"""With so few AICc's correction for a law of two coefficients and a spread is 10 or more above the constant's."""
+
 _TAIL = (1 + LEVEL) / 2
 _SCATTERS_DEX = np.geomspace(0.005, 1.0, 14)
 _PART_DEX = 0.3
@@ -104,8 +107,9 @@ class FormFit:
     """One law fitted by least squares on y. Errors are root mean squares in dex.
 
     `left_out_part` predicts every task that holds an operation from those that do not, averaged over operations; None
-    where too few are left. `weight` is the Akaike weight among the forms compared. `coefficients` are c, then e or k;
-    of the linear law y at the smallest and the largest complexity.
+    where too few are left. `weight` is the Akaike weight among the forms compared. Of four tasks `aicc` is infinite for
+    every form but the constant, and up to FEW_TASKS its correction decides. `coefficients` are c, then e or k; of the
+    linear law y at the smallest and the largest complexity.
     """
 
     form: Form
@@ -138,7 +142,8 @@ def compare_forms(tasks: Tasks) -> tuple[FormFit, ...]:
         error = tasks.y - _predict(form, coefficients, tasks.complexity)
         n, k = len(tasks.y), len(coefficients) + 1
         spread = max(float(error @ error) / n, 1e-300)
-        aicc = n * (math.log(2 * math.pi * spread) + 1) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 1e-9)
+        correction = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.inf
+        aicc = n * (math.log(2 * math.pi * spread) + 1) + 2 * k + correction
         rows.append((form, coefficients, aicc, math.sqrt(spread)))
     least = min(row[2] for row in rows)
     total = sum(math.exp((least - row[2]) / 2) for row in rows)
