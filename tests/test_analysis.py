@@ -353,6 +353,26 @@ def test_an_arm_is_held_against_the_component_alone_under_its_own_settings() -> 
     assert synergies == [("MAX+SUM", "SUM"), ("deep-joint", "deep-sum")]
 
 
+def test_an_arm_whose_digits_are_set_is_a_control_and_never_the_reference() -> None:
+    circle = {"name": "circle", "operations": ["SUM"], "digits": "circle"}
+    found = simple(arms=[circle, *arms("SUM", "MAX+SUM")], grid={"d_model": WIDTHS})
+    assert [one.label for one in found.conditions] == ["circle", "SUM", "MAX+SUM"]
+    pairs = [(one.kind, one.of, one.against) for one in found.contrasts if one.axis == "parameters"]
+    assert ("synergy", "MAX+SUM", "SUM") in pairs and ("control", "SUM", "circle") in pairs
+    frozen = {"name": "frozen", "operations": ["MIN", "SUM"], "freeze_digits": True}
+    [one] = law_report.laws(simple(arms=[circle, *arms("SUM", "MAX+SUM"), frozen], grid={"d_model": WIDTHS}))
+    assert list(one.thresholds) == ["SUM", "MAX+SUM"]
+    assert set(one.left_out) == {"circle", "frozen"} and "digits are set from outside" in one.left_out["frozen"]
+
+
+def test_runs_of_an_arm_with_steps_of_its_own_are_not_strangers_under_the_grids() -> None:
+    short = {"name": "short", "operations": ["SUM"], "steps": 500}
+    found = simple(arms=[*arms("SUM"), short], grid={"d_model": WIDTHS, "steps": [BUDGET]})
+    assert not found.strangers and found.complete
+    assert [len(one.records) for one in found.conditions] == [6 * len(WIDTHS)] * 2
+    assert {record.spec["train"]["steps"] for record in found.conditions[1].records} == {500}
+
+
 def test_the_capacity_bound_is_the_smallest_run_that_learned_in_any_arm() -> None:
     found = simple()
     [bound] = found.bounds

@@ -221,7 +221,11 @@ def analyse(study: Study, records: Sequence[Record]) -> Analysis:
     """The analysis of these records of a study, complete or not; learning curves only where records hold theirs."""
     ours = [record for record in records if record.study == study.name and not record.arm.startswith(TUNING)]
     tuning = sum(record.study == study.name for record in records) - len(ours)
-    asked_for = [((arm.name, *point.values()), arm, point) for arm, point in study.conditions()]
+    # An arm's own steps stand in its runs' settings, whatever the grid says.
+    asked_for = [
+        ((arm.name, *({**point, "steps": arm.steps} if arm.steps and "steps" in point else point).values()), arm, point)
+        for arm, point in study.conditions()
+    ]
     placed: dict[tuple[Any, ...], list[Record]] = {mark: [] for mark, _, _ in asked_for}
     varied = list(asked_for[0][2])
     strangers: dict[str, int] = {}
@@ -441,7 +445,12 @@ def arm_label(study: Study, arm: Arm) -> str:
 
 def is_plain(arm: Arm) -> bool:
     """Whether an arm differs from the study's base in its operations alone."""
-    return not (arm.before or arm.start_from or arm.settings or arm.weights or arm.steps)
+    return not (arm.before or arm.source or arm.settings or arm.weights or arm.steps or sets_digits(arm))
+
+
+def sets_digits(arm: Arm) -> bool:
+    """Whether an arm begins with digits of its own kind, or keeps them as they began."""
+    return arm.digits_from is not None or arm.digits is not None or arm.freeze_digits
 
 
 def setting_words(point: Mapping[str, Any]) -> str:
@@ -502,7 +511,8 @@ def _between_arms(component: str | None, conditions: Sequence[Condition]) -> Ite
 
 def _reference(one: Condition, singles: Sequence[Condition]) -> Condition | None:
     """The component alone under the same further settings (a shuffled table, say), or else the first such arm."""
-    untouched = [o for o in singles if not o.arm.before and o.arm.start_from is None] or list(singles)
+    plain_start = [o for o in singles if not (o.arm.before or o.arm.source or sets_digits(o.arm))]
+    untouched = plain_start or list(singles)
     same = [o for o in untouched if _other_settings(o.task) == _other_settings(one.task)]
     return next(iter([o for o in same if is_plain(o.arm)] or same or untouched), None)
 

@@ -23,7 +23,7 @@ from kc_interp.complexity.measure import FAMILIES, PREQUENTIAL, Measure, measure
 from kc_interp.errors import KCInterpError, SpecError, did_you_mean
 from kc_interp.finding import to_plain
 from kc_interp.records import canonical
-from kc_interp.scaling.analysis import Analysis, Axis, Condition, setting_words
+from kc_interp.scaling.analysis import Analysis, Axis, Condition, sets_digits, setting_words
 from kc_interp.scaling.laws import (
     Better,
     Crossed,
@@ -307,6 +307,8 @@ def _points(conditions: Sequence[Condition], axis: Axis) -> tuple[dict[str, Cond
         threshold = one.skill.thresholds.get(axis)
         if one.arm.before or one.arm.start_from is not None:
             left_out[one.label] = "it began with other training, which its task does not show"
+        elif sets_digits(one.arm):
+            left_out[one.label] = "its digits are set from outside, which its task does not show"
         elif one.arm.settings:
             left_out[one.label] = f"it differs in more than its operations: {', '.join(one.arm.settings)}"
         elif not one.operations:
