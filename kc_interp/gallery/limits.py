@@ -61,8 +61,9 @@ def thresholds(analysis: Analysis) -> Drawing:
         NAME,
         f"Thresholds: how many parameters each arm needs to learn {skill_words(analysis)}",
         shows,
-        "Intervals of two arms that overlap at every setting would refute that what is trained on decides the size "
-        "needed; a threshold that moves with the initialisation alone speaks of optimisation.",
+        "Differences between arms that are near 0 with narrow intervals at every setting (the figure of synergy) would "
+        "refute that what is trained on decides the size needed; intervals that overlap here do not. A threshold that "
+        "moves with the initialisation alone speaks of optimisation.",
         basis(analysis, records_of(drawn), INTERVAL),
         (_panel(drawn, analysis) if drawn else no_figure(nothing),),
         notes=(f"Not drawn: {listed(missing)}.",) if missing and drawn else (),

@@ -37,8 +37,9 @@ def synergy(analysis: Analysis) -> Drawing:
         "(blue) the arm needs fewer parameters than the component alone (+0.30 is half of them), below 0 (red) more. "
         "Where the interval includes 0 the cell is pale: its sign is not known. > and < are one-sided bounds, where a "
         "threshold lies outside the sizes tried.",
-        "Pale or red cells for joint arms would refute that joint training makes learning possible at a smaller size; "
-        "blue cells for arms with a scrambled auxiliary task would mean that what it teaches is not the reason.",
+        "Red cells for joint arms, or values near 0 with narrow intervals, would refute that joint training makes "
+        "learning possible at a smaller size (pale cells with wide ones say nothing); blue cells for arms with a "
+        "scrambled auxiliary task would mean that what it teaches is not the reason.",
         basis(analysis, records_of(resting), INTERVAL + " of a difference of two thresholds"),
         (_panel(found, analysis) if found else no_figure(_nothing(analysis)),),
         width_mm=_width_mm(found),
