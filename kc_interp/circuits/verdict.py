@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kc_interp.circuits.reading import Interactions, explained, interactions
+from kc_interp.errors import ProbeError
 from kc_interp.model.forward import Sites, forward
 from kc_interp.spec import ModelSpec
 
@@ -169,11 +170,11 @@ def evidence(
 ) -> Evidence:
     """Read the parts of `sites`. `results` holds what two operands give by themselves; None when the task has no pairs.
 
-    Raises ProbeError unless every combination of operands is there once.
+    Raises ProbeError unless every combination of operands is there once, and when there are fewer than four digits.
     """
     found = {part.name: interactions(part.activations, operands) for part in parts}
     digits = int(operands.max()) + 1
-    values = np.stack([np.arange(digits), *(rng.permutation(digits) for _ in range(relabellings))])
+    values = np.stack([np.arange(digits), *_relabelled(digits, relabellings, rng)])
     shares = {
         (part.name, added): np.asarray(
             [explained(part.activations, grouped(operands, value, added)) or 0.0 for value in values]
@@ -309,6 +310,20 @@ def _part_of_pair(
     means = np.zeros((digits**2, written.shape[1]))
     np.add.at(means, group, written)
     return (means / np.bincount(group, minlength=digits**2)[:, None])[group]
+
+
+def _relabelled(digits: int, count: int, rng: np.random.Generator) -> list[Int[np.ndarray, " digit"]]:
+    """Random values of the digits. Without those that shift and stretch Z_n: their sums group alike."""
+    if digits < 4:
+        raise ProbeError(
+            f"{digits} digits can be given no other order that matters; a verdict needs a modulus from 4 on"
+        )
+    found: list[Int[np.ndarray, " digit"]] = []
+    while len(found) < count:
+        value = rng.permutation(digits)
+        if ((value - value[0] - (value[1] - value[0]) * np.arange(digits)) % digits).any():
+            found.append(value)
+    return found
 
 
 def _standardised(shares: Float[np.ndarray, " relabelling"]) -> Float[np.ndarray, " relabelling"]:
