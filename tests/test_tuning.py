@@ -93,6 +93,13 @@ def test_the_chosen_rate_has_the_lowest_mean_over_arms_and_seeds() -> None:
     assert rates == {"narrow": 1e-3, "wide": 1e-2}
 
 
+def test_a_study_of_one_width_takes_the_rate_of_the_nearest_that_was_tried() -> None:
+    one = tiny(grid={}, tuning={"lrs": [1e-3, 1e-2], "d_model": [4, 64]})
+    best = {4: 1e-2, 64: 1e-3}
+    found = one.tuned(said(one, lambda run: float(run.spec.train.lr != best[run.spec.model.d_model])))
+    assert {(run.spec.model.d_model, run.spec.train.lr) for run in found.runs()} == {(8, 1e-2)}
+
+
 def test_shape_and_heads_have_rates_of_their_own() -> None:
     study = tiny(grid={"d_model": [8], "shape": [[1, 1], [2, 1]], "n_heads": [1, 2]}, tuning={"lrs": [1e-3, 1e-2]})
     found = study.tuned(

@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 import kc_interp
-from kc_interp.cli import circuit, complexity, data, evaluate, export, figures, fit, listing, probe, sweep, train
+from kc_interp.cli import (
+    circuit,
+    complexity,
+    data,
+    evaluate,
+    export,
+    figures,
+    fit,
+    listing,
+    overlap,
+    probe,
+    sweep,
+    train,
+)
 from kc_interp.cli import demo as demonstrate
 from kc_interp.errors import KCInterpError
 
@@ -29,6 +42,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("probe")(probe.probe)
 app.command("circuit")(circuit.circuit)
+app.command("compare-circuits")(overlap.compare_circuits)
 app.command("export")(export.export)
 app.command("complexity")(complexity.complexity)
 app.command("sweep")(sweep.sweep)

@@ -171,7 +171,7 @@ def tuned(study: Study, records: Iterable[Record]) -> Study:
         )
     tried = sorted({rate.d_model for rate in found})
     near: dict[int, list[int]] = {}
-    for width in sorted({*study.grid.d_model, *tried}):
+    for width in sorted({*(study.grid.d_model or (study.base.model.d_model,)), *tried}):
         near.setdefault(min(tried, key=lambda one: abs(math.log(one / width))), []).append(width)
     return study.with_rates(
         [
