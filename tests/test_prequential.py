@@ -76,6 +76,8 @@ def test_the_measure_is_the_mean_over_seeds_and_the_same_again() -> None:
         ({"seeds": 1}, "seeds is 1; an interval needs at least 2 learners"),
         ({"first": 0}, "first is 0, models 3, items 128; each must be at least 1"),
         ({"models": 0}, "each must be at least 1"),
+        ({"asked_after": ()}, r"asked_after is \[\]; give shares of the training"),
+        ({"asked_after": (0.5, 2.0)}, r"asked_after is \[0.5, 2.0\]; give shares of the training, above 0 and up to 1"),
     ],
 )
 def test_a_learner_that_gives_no_interval_or_no_code_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -64,6 +64,10 @@ class Learner:
             raise SpecError(f"first is {self.first}, models {self.models}, items {self.items}; each must be at least 1")
         if self.seeds < 2:
             raise SpecError(f"seeds is {self.seeds}; an interval needs at least 2 learners")
+        if not self.asked_after or not all(0 < share <= 1 for share in self.asked_after):
+            raise SpecError(
+                f"asked_after is {list(self.asked_after)}; give shares of the training, above 0 and up to 1"
+            )
         if self.train.loss != "completion":
             raise SpecError(f"loss is {self.train.loss!r}; sent are completions, so train on 'completion'")
 
@@ -122,14 +126,11 @@ def description_lengths(
     uniform = [float((one.lengths - one.prompts).double().mean()) * math.log2(len(tokens)) for one in fresh]
     tune_for_training()
     ensemble = Ensemble(specs)
-    asked = [one for one in fresh for _ in sizes]
     found = []
     for step in range(1, learner.train.steps + 1):
         ensemble.step()
         if step in learner.asked_at:
-            params = {name: value.detach() for name, value in ensemble.params.items()}
-            nats = metrics.forced(params, ensemble.model, asked).chain_nats.double().mean(1)
-            found.append(nats.view(len(seeds), len(sizes)).numpy() / math.log(2))
+            found.append(np.stack([_bits(ensemble, fresh[seed], seed * len(sizes), len(sizes)) for seed in seeds]))
         on_progress(step / learner.train.steps)
     bits = np.stack(found)  # an example, by step asked, seed and size
     totals = [
@@ -140,6 +141,13 @@ def description_lengths(
         for seed in seeds
     ]
     return np.asarray(totals) / learner.examples
+
+
+def _bits(ensemble: Ensemble, items: metrics.Items, first: int, count: int) -> Float[np.ndarray, " member"]:
+    """Mean bits of a chain under each of some members. All members at once would need gigabytes."""
+    params = {name: value.detach()[first : first + count] for name, value in ensemble.params.items()}
+    nats = metrics.forced(params, ensemble.model, [items] * count).chain_nats.double().mean(1)
+    return nats.numpy() / math.log(2)
 
 
 def measure(
