@@ -13,6 +13,7 @@ import scipy.stats
 import torch
 
 from kc_interp.checkpoint import Checkpoint
+from kc_interp.circuits.attention import MEASURES, Estimates, Measured, Queries, Rows, as_much_of_others, measure
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import dumps
 from kc_interp.model import parameters
@@ -23,17 +24,7 @@ from kc_interp.tasks.expressions import OPERATIONS, apply
 from kc_interp.tasks.listops import ListOps
 from kc_interp.tasks.task import Chains, Task
 from kc_interp.tokens import Tokens
-from kc_probes.attention_attribution import (
-    MEASURES,
-    AttentionAttribution,
-    Estimates,
-    Measured,
-    Queries,
-    Rows,
-    _as_much_of_others,
-    agreement,
-    measure,
-)
+from kc_probes.attention_attribution import AttentionAttribution, agreement
 from tests.cases import CASES, Case
 from tests.toys import SampledSubject, fills_in
 
@@ -278,7 +269,7 @@ def test_how_cuts_are_packed_into_calls_changes_nothing(entries_a_call: int, mon
     ids, queries = subject.ids(chains), Queries.of(subject.task, chains)
     rows = Rows.of(subject.params, subject.checkpoint.spec.model, ids)
     at_once = measure(rows, queries, ids, rng())
-    monkeypatch.setattr("kc_probes.attention_attribution._ENTRIES_A_CALL", entries_a_call)
+    monkeypatch.setattr("kc_interp.circuits.attention._ENTRIES_A_CALL", entries_a_call)
     np.testing.assert_allclose(measure(rows, queries, ids, rng()).cells, at_once.cells, atol=1e-5)
 
 
@@ -307,7 +298,7 @@ def test_the_control_takes_as_much_attention_and_none_of_it_from_the_class() -> 
     generator = torch.Generator().manual_seed(0)
     pattern = torch.rand(2, 5, 3, 9, generator=generator).softmax(-1)
     member = torch.nn.functional.one_hot(torch.randint(0, 4, (5, 9), generator=generator)).movedim(-1, 0).float()
-    taken = _as_much_of_others(pattern, member, torch.rand(2, 5, 3, 9, generator=generator))
+    taken = as_much_of_others(pattern, member, torch.rand(2, 5, 3, 9, generator=generator))
     assert (taken * member[:, None, :, None]).abs().max() == 0
     assert taken.min() >= 0 and taken.max() <= 1
     mass = (pattern * member[:, None, :, None]).sum(-1)
