@@ -64,22 +64,27 @@ class VerdictProbe:
 
     def run(self, subject: Subject) -> Finding:
         """Raises ProbeError when the task has no single steps of two or more digits in every combination."""
-        steps = all_steps(subject, self.component)
-        found, right = self._evidence(subject, steps)
+        found, right, held = self.read(subject)
         verdict = judge(found, self.rule)
-        held = dict(_held_out(subject, steps, right))
         return Finding(
             probe="verdict",
             subject=subject.name,
             title="The verdict: flat table, table of pairs composed, structured by number, or neither",
-            sentence=_sentence(subject, steps, found, verdict, held),
+            sentence=_sentence(subject, found, verdict, held, len(right)),
             status="unlearned" if subject.learned is False else "ok",
             numbers=tuple(_numbers(found, verdict, held, len(right))),
             tables=(_table(found),),
             settings=dataclasses.asdict(self),
         )
 
-    def _evidence(self, subject: Subject, steps: Steps) -> tuple[Evidence, Bool[np.ndarray, " example"]]:
+    def read(
+        self, subject: Subject
+    ) -> tuple[Evidence, Bool[np.ndarray, " example"], Mapping[str, Bool[np.ndarray, " step"]]]:
+        """The evidence; which single steps are answered rightly; and which of those held out, as triples or pairs.
+
+        Raises ProbeError as `run` does.
+        """
+        steps = all_steps(subject, self.component)
         model, device = subject.checkpoint.spec.model, subject.checkpoint.device
         ids = subject.ids(steps.chains)[:, :, : steps.query + 1]
         answers = torch.from_numpy(subject.tokens.encode(steps.chains.answer_symbols())).to(device)
@@ -97,7 +102,7 @@ class VerdictProbe:
             relabellings=self.relabellings,
             meet=self.meet,
         )
-        return found, right
+        return found, right, dict(_held_out(subject, steps, right))
 
 
 def _results_of_pairs(task: Task) -> Int[np.ndarray, "digit digit"] | None:
@@ -224,10 +229,10 @@ def _table(found: Evidence) -> Table:
 
 def _sentence(
     subject: Subject,
-    steps: Steps,
     found: Evidence,
     verdict: Verdict,
     held: Mapping[str, Bool[np.ndarray, " step"]],
+    count: int,
 ) -> str:
     says = [f"{verdict.kind.capitalize()}: {verdict.why}."]
     told = _FORETOLD.get(verdict.kind, {})
@@ -240,7 +245,7 @@ def _sentence(
                 f"{len(right)} are, {'as foretold' if as_told else 'against it'}."
             )
     says.append(
-        f"Judged from {len(steps.operands)} single steps of {steps.operands.shape[1]} operands, from internals alone; "
+        f"Judged from {count} single steps, from internals alone; "
         "a mechanism of another kind may get any verdict, and each errs at the rates that were measured."
     )
     if subject.learned is False:
