@@ -463,6 +463,16 @@ def test_planted_times_are_found_at_each_width() -> None:
     assert late.survival.quantile(0.9).censored == "above"
 
 
+def test_the_budget_of_runs_that_all_learned_early_is_how_long_they_were() -> None:
+    asked = study(seeds=20, grid={"d_model": [16]}, arms=arms("SUM"))
+    records = [dataclasses.replace(r, curve=curve(600, "mixture")) for r in simulated(asked, lambda arm, point: 4.0)]
+    [one] = analyse(asked, records).conditions
+    assert one.times is not None
+    cell = one.times.by_width[16]
+    assert cell.learned == 20 and cell.survival.longest == pytest.approx(math.log10(BUDGET))
+    assert cell.survival.median.censored is None and cell.survival.by(BUDGET).value is not None
+
+
 def test_runs_without_a_curve_are_counted_and_not_guessed() -> None:
     asked = study()
     records = [dataclasses.replace(r, curve=None) if r.seed else r for r in simulated(asked, synergy_of(0.5))]

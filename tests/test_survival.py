@@ -54,6 +54,18 @@ def test_nothing_is_said_of_a_time_that_no_run_reached() -> None:
     assert found.value is None and found.note == "no run was longer than 8,000 steps"
 
 
+def test_where_all_learned_before_the_end_times_up_to_it_are_known() -> None:
+    steps, all_of_them = np.full(20, 500.0), np.ones(20, dtype=bool)
+    alone, within = fit_times(steps, all_of_them), fit_times(steps, all_of_them, budget_steps=8e3)
+    assert alone.median.censored == "above" and alone.by(600.0).value is None
+    assert within.median.censored is None and within.longest == pytest.approx(math.log10(8e3))
+    assert within.median.low is not None and within.median.high is not None
+    assert within.median.low < math.log10(500) < within.median.high < math.log10(600)
+    assert within.by(600.0).value is not None
+    with pytest.raises(DataError, match="a run of 500 steps, but the longest is said to have 400"):
+        fit_times(steps, all_of_them, budget_steps=400.0)
+
+
 def test_a_time_between_two_checks_is_as_good_as_an_exact_one_when_checks_are_close() -> None:
     steps, learned = Times(4.0, 0.2, 0.1).draw(40, 3e4, np.random.default_rng(3))
     exact = fit_times(steps, learned)

@@ -87,14 +87,15 @@ class Times:
     criterion itself reads, on the few hundred items of the curve; so a verdict at the end of training may differ. A run
     whose last point is below is censored at that point. `since` is the last point below the level (0: none), so that
     learning lies between `since` and `steps`. Stages before the arm's own count into the steps, and their points are
-    below where they do not train on the component; weights taken over from another arm start at step 0. `unread` runs
-    have no curve.
+    below where they do not train on the component; weights taken over from another arm start at step 0. `budget` is how
+    long each run was. `unread` runs have no curve.
     """
 
     d_model: Int[np.ndarray, " run"]
     steps: Float[np.ndarray, " run"]
     learned: Bool[np.ndarray, " run"]
     since: Float[np.ndarray, " run"]
+    budget: Float[np.ndarray, " run"]
     unread: int = 0
 
     @cached_property
@@ -109,7 +110,8 @@ class Times:
             # scipy warns of what `KaplanMeier` says: where all or none have learned an end of the interval is nan.
             warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
             product_limit = kaplan_meier(steps, learned)
-        return Cell(width, fit_times(steps, learned, since), product_limit)
+        survival = fit_times(steps, learned, since, budget_steps=float(self.budget[here].max()))
+        return Cell(width, survival, product_limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,6 +349,7 @@ def _times(records: Sequence[Record], operations: Sequence[str], criterion: Crit
         np.asarray([steps for steps, _, _ in found], dtype=float),
         np.asarray([learned for _, learned, _ in found], dtype=bool),
         np.asarray([since for _, _, since in found], dtype=float),
+        np.asarray([record.curve[-1]["step"] for record in read if record.curve], dtype=float),
         len(records) - len(read),
     )
 

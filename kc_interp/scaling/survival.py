@@ -74,20 +74,27 @@ def fit_times(
     steps: Float[np.ndarray, " run"],
     learned: Bool[np.ndarray, " run"],
     since: Float[np.ndarray, " run"] | None = None,
+    *,
+    budget_steps: float | None = None,
 ) -> Survival:
     """The posterior of one cell (a task, size and schedule). `steps` is when a run was first seen to have learned, or
     when it stopped without.
 
     `since` is each run's last check before `steps` at which it had not learned (0: none): learning lies between the
-    two. Without it times count as exact. Raises DataError without runs or for a time that is not positive.
+    two. Without it times count as exact. `budget_steps` is how long the longest run was (None: the last of `steps`,
+    which is less where all have learned). Raises DataError without runs, for a time that is not positive or one past
+    the budget.
     """
     if not len(steps) or steps.min() <= 0:
         raise DataError("times to learn need at least one run, and steps above 0")
     if since is not None and (since[learned] >= steps[learned]).any():
         raise DataError("`since`, the last check before learning, must lie before the step at which it was seen")
+    if budget_steps is not None and steps.max() > budget_steps:
+        raise DataError(f"a run of {steps.max():,.0f} steps, but the longest is said to have {budget_steps:,.0f}")
     time = np.log10(steps)
+    longest = float(time.max()) if budget_steps is None else float(np.log10(budget_steps))
     first = time[learned].min() if learned.any() else time.min()
-    locations = np.linspace(first - 1, time.max() + 1, 161)
+    locations = np.linspace(first - 1, longest + 1, 161)
     scales = SCALES_DEX[0] * (SCALES_DEX[1] / SCALES_DEX[0]) ** ((np.arange(16) + 0.5) / 16)
     nevers = (np.arange(20) + 0.5) / 20
     location, scale, never = (axis.ravel() for axis in np.meshgrid(locations, scales, nevers, indexing="ij"))
@@ -103,7 +110,7 @@ def fit_times(
         events = _log_between(before, z[learned]).sum(axis=0)
     log = (log + events[..., None]).ravel()
     weights = np.exp(log - log.max())
-    return Survival(location, scale, never, weights / weights.sum(), float(time.max()), len(steps), int(learned.sum()))
+    return Survival(location, scale, never, weights / weights.sum(), longest, len(steps), int(learned.sum()))
 
 
 @dataclass(frozen=True, eq=False)
