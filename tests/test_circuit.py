@@ -132,6 +132,20 @@ def test_held_out_pairs_that_the_model_does_not_tell_apart_are_a_reason_too() ->
     assert len(refused) == finding["circuit.edges"].n
 
 
+def test_an_approximation_that_a_source_does_not_support_is_a_reason_under_its_key() -> None:
+    """Parts of several chains are what no input makes a model write."""
+    mixed = quick(steps=2, within="position class", pairs=4)
+    nested = (untrained(seed, depth=2, max_operands=2) for seed in range(40))
+    subject = next(one for one in nested if all(told_apart(one, half) for half in mixed._pairs(one)))
+    finding = mixed.run(subject)
+    assert finding["circuit.edges"].value is not None
+    assert finding["eap.rank"].value is not None
+    for key in ("eap-ig.rank", "eap-ig.auroc"):
+        assert finding[key].value is None
+        assert "parts of several inputs" in finding[key].note
+        assert "or EAP, or EAP-IG (activations)" in finding[key].note
+
+
 @pytest.mark.parametrize(("name", "count", "found"), [("lookup_sum", 64, 50), ("masked_sum", 64, 12), ("decoy", 4, 4)])
 def test_no_chain_is_in_both_halves_as_it_is_or_as_a_twin(name: str, count: int, found: int) -> None:
     subject = known_answer(name).subject()

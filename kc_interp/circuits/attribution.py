@@ -187,5 +187,6 @@ def _refuse_no_run(comparison: Comparison) -> None:
     if not torch.allclose(logits, source.logits, rtol=1e-3, atol=1e-3 * float(scale)):
         raise ProbeError(
             "EAP-IG (inputs) goes from the source's inputs to the base's, and no input makes the model write what this "
-            "source holds (a mean, or zeros); take another input's run as the source, or EAP, or EAP-IG (activations)"
+            "source holds (a mean, zeros, or parts of several inputs); take another input's run as the source, or EAP, "
+            "or EAP-IG (activations)"
         )

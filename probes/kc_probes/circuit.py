@@ -32,7 +32,7 @@ _FEW = 4
 """Fewer pairs give no interval."""
 
 _SCORES = (
-    ("faithfulness", "faithfulness on held-out pairs", "more of the logit difference is left without all other edges"),
+    ("faithfulness", "faithfulness", "more of the logit difference is left without all other edges"),
     (
         "gap",
         "incompleteness: largest gap to the model when both lose the same edges",
@@ -146,7 +146,8 @@ class Circuit:
             )
         for key, title, means in _SCORES:
             one, at_random, says = (None, 0.0, "") if found is None else _score(key, found)
-            yield _number(f"circuit.{key}", f"Circuit: {title}", one, held, at_random, says, means, refusal)
+            note = refusal or ("on the pairs it was searched on, so too good" if self.given else "on held-out pairs")
+            yield _number(f"circuit.{key}", f"Circuit: {title}", one, held, at_random, says, means, note)
         yield from _of_approximations(found, searched, refusal)
         for index, (name, writers) in enumerate(groups(graph).items()):
             one = None if found is None else Estimate(*(float(x[index]) for x in found.parts.all))
@@ -155,11 +156,11 @@ class Circuit:
             yield _number(f"part.{name}", title, one, searched, 0.0, "a part that carries nothing", _LOST, note)
         mixed = chosen[0].within == "position class"
         absent = "these chains share no template, so a class has no one place" if mixed else "no such position here"
-        for name, block in product(PLACES, range(graph.depth)):
+        for block, name in product(range(graph.depth), PLACES):
             values = None if found is None else found.places.get((name, block))
             note = refusal or ("share of the logit difference" if values else absent)
             one = None if values is None else Estimate(*values)
-            title = f"Effect at {_PLACES[name]}: all edges into block {block}"
+            title = f"Effect of all edges into block {block}: at {_PLACES[name]}"
             key, says = f"at.{name}.{block}", "positions that carry nothing"
             yield _number(key, title, one, searched, 0.0, says, "more of it is lost without what is read there", note)
 

@@ -128,7 +128,7 @@ def measure(
     graph, noising = searched.graph, searched.noising
     moved = noising.moved(edge_logits(noising.base, noising.source, graph.varying))
     exact = noising.effects(moved)
-    backward = greedy_backward(noising, tolerance=_TOLERANCE)
+    backward = greedy_backward(noising, aim="closest", tolerance=_TOLERANCE)
     kept = list(curve(noising, backward).smallest(keep))
     scores = {name: _approximated(noising, method) for name, method in APPROXIMATIONS.items()}
     scored = {name: values for name, values in scores.items() if not isinstance(values, str)}
