@@ -79,8 +79,13 @@ def sum_spectrum(
     whole = float((centred**2).sum())
     if whole <= _CONSTANT * float((values**2).sum()):
         return None
+    # Inputs with the same sums by every labelling, such as one multiset in another order, go together.
+    kinds, kind = np.unique(sums.T.astype(np.int32), axis=0, return_inverse=True)
+    order = np.argsort(kind.reshape(-1), kind="stable")
+    pooled = np.add.reduceat(centred[order], np.searchsorted(kind.reshape(-1)[order], np.arange(len(kinds))))
     residues = np.arange(modulus)[:, None]
-    means = np.stack([(residues == own % modulus).astype(np.float64) @ centred for own in sums]) * modulus / len(values)
+    means = np.stack([(residues == own % modulus).astype(np.float64) @ pooled for own in kinds.T])
+    means = means * modulus / len(values)
     shares = power(means).sum(axis=-1) * (len(values) / modulus) / whole
     return np.where(shares > 1e-12, shares, 0.0)
 
@@ -111,13 +116,14 @@ def parts(
     Held-out steps are thus split by themselves; what seen ones of the same sum have lends them nothing. None when there
     are fewer than twice as many examples as components.
     """
-    angles = 2 * np.pi * np.outer(sums, frequencies) / modulus
-    waves = np.concatenate([np.cos(angles), np.sin(angles)[:, [2 * k != modulus for k in frequencies]]], axis=1)
-    if len(logits) < 2 * (1 + waves.shape[1]):
+    angles = 2 * np.pi * np.outer(np.arange(modulus), frequencies) / modulus
+    characters = np.concatenate([np.cos(angles), np.sin(angles)[:, [2 * k != modulus for k in frequencies]]], axis=1)
+    if len(logits) < 2 * (1 + characters.shape[1]):
         return None
-    mean = logits.mean(axis=0)
+    waves, mean = characters[sums % modulus], logits.mean(axis=0)
     waves = waves - waves.mean(axis=0)
-    removed = waves @ np.linalg.lstsq(waves, logits - mean, rcond=None)[0]
+    inverse = np.linalg.pinv(waves.T @ waves, rcond=1e-10, hermitian=True)
+    removed = waves @ (inverse @ (waves.T @ (logits - mean)))
     return Parts(mean + removed, logits - removed)
 
 
