@@ -74,7 +74,7 @@ class Profile:
         effects = np.zeros(graph.visible.shape)
         effects[tuple(np.transpose(graph.varying))] = noising.edges().value
         kept = curve(noising, greedy_backward(noising, tolerance=_TOLERANCE)).smallest(keep)
-        return cls(noising.base.spec, effects, graph.mask(kept), _heads(noising))
+        return cls(noising.base.spec, effects, graph.mask(kept), heads_of(noising))
 
     @cached_property
     def graph(self) -> Graph:
@@ -109,7 +109,7 @@ class Profile:
         }
 
 
-def _heads(noising: Comparison) -> dict[str, Float[np.ndarray, "depth head quantity"]]:
+def heads_of(noising: Comparison) -> dict[str, Float[np.ndarray, "depth head quantity"]]:
     """Of each head: its effect by the position it reads, its attention at the answer, its direct attribution."""
     base, graph = noising.base, noising.base.graph
     grid = (graph.depth, graph.n_heads)

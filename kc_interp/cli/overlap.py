@@ -198,29 +198,33 @@ def _notes(subjects: Sequence[Subject], sides: tuple[int, int]) -> tuple[str, ..
 
 
 def _shown(finding: Finding) -> list[Any]:
+    """What the terminal shows of a finding: its sentence and its numbers; a run's checkpoints besides."""
+    rows = [
+        (n.title, _number(n.value), "" if n.low is None else f"{_number(n.low)} to {_number(n.high)}",
+         "" if n.control is None else _number(n.control))
+        for n in finding.numbers
+    ]  # fmt: skip
+    controls = dict.fromkeys(n.control_says for n in finding.numbers if n.control_says)
     numbers = table(
         f"{finding.subject}: {finding.title}",
-        ("", "value", "95 % interval", "control", ""),
-        [
-            (n.title, _number(n.value), "" if n.low is None else f"{_number(n.low)} to {_number(n.high)}",
-             "" if n.control is None else f"{_number(n.control)} ({n.control_says})", n.note)
-            for n in finding.numbers
-        ],
-    )  # fmt: skip
-    return [finding.sentence, numbers, *map(_as_shown, finding.tables if len(finding.tables) == 1 else ())]
+        ("", "value", "95 % interval", "control"),
+        rows,
+        caption=f"control: {'; '.join(controls)}" if controls else "",
+    )
+    return [finding.sentence, numbers, *map(_along, finding.tables if finding.probe == "circuit-over-training" else ())]
 
 
 def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3g}"
 
 
-def _as_shown(one: Table) -> Any:
-    columns = [index for index, name in enumerate(one.columns) if not name.startswith("why")]
+def _along(one: Table) -> Any:
+    """The checkpoints of a run, without the effects of the parts."""
+    shown = ("step", "exact chains", "answers right", "edges", "shared with the last", "random matchings")
+    columns = [one.columns.index(name) for name in shown]
     rows = [
-        tuple(
-            _number(cell) if isinstance(cell, float) else str("" if cell is None else cell)
-            for cell in (row[index] for index in columns)
-        )
+        tuple("" if row[index] is None else f"{row[index]:.3g}" if isinstance(row[index], float) else str(row[index])
+              for index in columns)
         for row in one.rows
-    ]
-    return table(one.title, [one.columns[index] for index in columns], rows)
+    ]  # fmt: skip
+    return table(one.title, shown, rows)

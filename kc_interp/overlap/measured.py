@@ -122,8 +122,8 @@ def check_same_inputs(models: Sequence[Measured]) -> None:
     """
     for other in models[1:]:
         for one, two in zip(models[0].pairs, other.pairs, strict=True):
-            questions = [some.clean.symbols[:, : some.query + 1] for some in (one, two)]
-            if not np.array_equal(*questions):
+            asked, other_asked = (some.clean.symbols[:, : some.query + 1] for some in (one, two))
+            if not np.array_equal(asked, other_asked):
                 raise ProbeError(
                     f"{models[0].name} and {other.name} were not asked the same questions: their tasks draw others for "
                     "this component; compare models of one modulus, depth and number of operands"

@@ -15,9 +15,9 @@ from kc_interp.overlap.sides import Contrast, Mean, contrast
 from kc_interp.overlap.words import mean_of, p_value, share
 
 TITLES: Mapping[str, str] = {
-    "jaccard": "edges in both circuits, of those in either (Jaccard index)",
-    "weighted": "effect that edges have in both, of the effect they have in either (weighted Jaccard index)",
-    "rank": "rank correlation of the sizes of all edges' effects",
+    "jaccard": "Overlap of edges (Jaccard)",
+    "weighted": "Overlap of effects (weighted Jaccard)",
+    "rank": "Rank correlation of effects' sizes",
 }
 
 Pair = tuple[int, int]
@@ -67,7 +67,7 @@ def _overlap_numbers(name: str, of: Contrast, found: Mapping[Pair, Compared], fi
         usable = [null for null in nulls if null is not None]
         yield _number(
             f"{name}.{key}",
-            f"Overlap, {TITLES[name]}: {title}",
+            f"{TITLES[name]}: {title}",
             mean,
             float(np.mean(usable)) if usable and mean.value is not None else None,
             "the same with shuffled circuits, matched alike",
@@ -76,7 +76,7 @@ def _overlap_numbers(name: str, of: Contrast, found: Mapping[Pair, Compared], fi
     p = "" if of.difference.value is None else f"exchanging sides: {of.p_note or f'p = {of.p:.3g}, one-sided, exact'}"
     yield _number(
         f"{name}.difference",
-        f"Overlap, {TITLES[name]}: within sides minus across",
+        f"{TITLES[name]}: within sides minus across",
         of.difference,
         None if of.difference.value is None else 0.0,
         "sides that do not matter",
