@@ -276,7 +276,7 @@ class Place:
         series.append(("untrained weights", blank if self.untrained is None else self.untrained.tolist()))
         return Figure(
             "bars",
-            f"Frequencies of the sum: {self.title[:1].lower()}{self.title[1:]}",
+            f"Frequencies of the sum: {self.title.replace('Logits', 'logits')}",
             f"The share of the variance over all {len(residues.operands)} single steps that depends on the sum of the "
             f"operands mod {residues.modulus} alone, by frequency. "
             + ("Nothing varies here." if self.shares is None else f"Together {self.shares.sum():.0%}."),
