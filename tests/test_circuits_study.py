@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from kc_interp.records import Record
+from kc_interp.records import Record, Store
 from kc_interp.scaling.study import load
+from kc_interp.testing import known_answer
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "circuits"
 
@@ -124,3 +126,23 @@ def test_the_page_is_made_again_from_what_is_committed(tmp_path: Path, monkeypat
     assert again.startswith(f"before\n{OUTCOME.BEGIN}\n| arm |")
     assert again.endswith(f"{OUTCOME.END}after\n")
     assert "old" not in again
+
+
+def test_overlap_is_measured_from_the_weights_that_were_kept(tmp_path: Path) -> None:
+    known = known_answer("lookup_sum")
+    content = known.checkpoint().save(tmp_path / "model.safetensors").read_bytes()
+    records = [record(arm, seed, {}) for arm in ("SUM", "MAX+MED+SUM") for seed in range(2)]
+    unlearned = record("SUM", 9, {}, learned=False)
+    with Store.open(tmp_path / "records.sqlite", write=True) as store:
+        store.begin("circuits", {})
+        store.add([*records, unlearned], {one.key: content for one in (*records, unlearned)})
+    found = OUTCOME.measure_overlap(tmp_path / "records.sqlite", pairs=8, shuffles=2)
+    assert sorted((model["arm"], model["seed"]) for model in found["models"]) == sorted(
+        (one.arm, one.seed) for one in records
+    )
+    assert len(found["pairs"]) == 6
+    assert {pair["jaccard"] for pair in found["pairs"]} == {1.0}
+    assert found["refused"] == []
+    assert json.loads(json.dumps(found)) == found
+    text = "".join(OUTCOME._overlap_tables(found))
+    assert "| SUM with MAX+MED+SUM | 4 |" in text or "| MAX+MED+SUM with SUM | 4 |" in text

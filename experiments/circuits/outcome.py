@@ -257,14 +257,14 @@ def _of(mean: Any, sign: str = "") -> str:
     return _number(mean.value, sign) + ("" if mean.low is None else _interval((mean.low, mean.high), sign))
 
 
-def measure_overlap(store_path: Path) -> dict[str, Any]:
+def measure_overlap(store_path: Path, *, pairs: int = 32, shuffles: int = 49) -> dict[str, Any]:
     """How much the circuits of all models that learned share, from their kept weights."""
     from kc_interp.checkpoint import load
     from kc_interp.errors import ProbeError
     from kc_interp.overlap.measured import Asked, between, measure
     from kc_interp.probe import Subject
 
-    asked = Asked("SUM", shuffles=49)
+    asked = Asked("SUM", pairs, shuffles=shuffles)
     measured, models, refused = [], [], []
     with Store.open(store_path) as store:
         for record in store.records(STUDY, findings=False):
@@ -280,13 +280,13 @@ def measure_overlap(store_path: Path) -> dict[str, Any]:
             measured.append(one)
             models.append({"key": record.key, "arm": record.arm, "seed": record.seed, "itself": one.itself.weighted,
                            "edges": [profile.edges for profile in one.profiles], "right": one.right.share})  # fmt: skip
-    pairs = []
+    compared = []
     for one, other in combinations(measured, 2):
         found = between(one, other, asked)
         by_chance, rewired = found.random["weighted"], found.shuffled["weighted"]
-        pairs.append({"one": one.name, "other": other.name, **dict(found.overlap), "random": by_chance.mean,
+        compared.append({"one": one.name, "other": other.name, **dict(found.overlap), "random": by_chance.mean,
                       "p": by_chance.p, "shuffled": rewired.mean, "p shuffled": rewired.p})  # fmt: skip
-    return {"pairs": pairs, "models": models, "refused": refused}
+    return {"pairs": compared, "models": models, "refused": refused}
 
 
 def outcome(folder: Path = HERE) -> str:

@@ -122,7 +122,9 @@ class Stitch:
         x, y = x - mean, y - shift
         gram = x.mT @ x
         penalty = ridge * float(gram.diagonal().mean()) + 1e-12
-        weight = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), x.mT @ y)
+        weight = torch.linalg.solve(
+            gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), x.mT @ y
+        )
         return cls(weight.to(donor), mean.to(donor), shift.to(donor))
 
     def __call__(self, donor: Float[Tensor, "batch pos d_donor"]) -> Float[Tensor, "batch pos d_receiver"]:
@@ -132,7 +134,8 @@ class Stitch:
 def untrained(params: Mapping[str, Tensor], spec: ModelSpec, generator: torch.Generator) -> parameters.Parameters:
     """Fresh weights of the same shapes, with a run axis of one (as `params`): a donor that has learned nothing."""
     d_vocab, n_ctx = params["embed.W_E"].shape[1], params["pos_embed.W_pos"].shape[1]
-    return parameters.stack([parameters.initialise(spec, generator, d_vocab=d_vocab, n_ctx=n_ctx)])
+    fresh = parameters.stack([parameters.initialise(spec, generator, d_vocab=d_vocab, n_ctx=n_ctx)])
+    return {name: value.to(params[name]) for name, value in fresh.items()}
 
 
 @dataclass(frozen=True)
