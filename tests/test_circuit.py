@@ -243,6 +243,9 @@ def test_a_pair_that_is_given_is_measured_exactly_without_intervals() -> None:
     assert {number.unit for number in finding.numbers} == {"exact"}
     assert all(number.low is None and number.high is None for number in finding.numbers)
     assert "1 given pair of chains like [SUM 1 2] = 3" in finding.sentence
+    assert "95 % interval" not in finding.sentence and not any("low" in table.columns for table in finding.tables)
+    methods = next(table for table in finding.tables if table.title.startswith("Methods"))
+    assert not any("[" in str(cell) for row in methods.rows for cell in row)
     assert "Nothing is held out" in finding.sentence and "Intervals need at least 4 pairs" in finding.sentence
     asked = finding.tables[1]
     assert asked.columns == ("edge", "lost without it")

@@ -94,6 +94,7 @@ class Circuit:
             found = measure(subject, searched, held, keep=self.keep, circuits=self.random_circuits, without=without)
         except ProbeError as refused:
             refusal = str(refused)
+        enough = min(map(len, chosen)) >= _FEW
         finding = Finding(
             probe="circuit",
             subject=subject.name,
@@ -101,11 +102,11 @@ class Circuit:
             sentence=" ".join(self._says(subject, chosen, found, refusal)),
             status="unlearned" if subject.learned is False else "ok",
             numbers=tuple(self._numbers(graph, chosen, found, refusal)),
-            tables=() if found is None else tables(found, self.keep),
+            tables=() if found is None else tables(found, self.keep, intervals=enough),
             figures=() if found is None else figures(subject, found, self.keep),
             settings=dataclasses.asdict(self),
         )
-        return finding if min(map(len, chosen)) >= _FEW else _without_intervals(finding)
+        return finding if enough else _without_intervals(finding)
 
     def _pairs(self, subject: Subject) -> tuple[Pairs, Pairs]:
         """Pairs to search on, and pairs to judge on: of pairs that are given, the same."""
@@ -175,23 +176,26 @@ class Circuit:
         alike = "equally long, with the answer at one place" if mixed else "alike in the class of every token"
         if self.given:
             count = f"{len(searched)} given pair{'s' if len(searched) > 1 else ''}"
-            yield f"{count} of chains like {example}, {alike}. Nothing is held out: the circuit is judged on the pairs "
+            yield f"{count} of chains like {example}, {alike}. Nothing is held out: the circuit is judged on the pairs"
             yield "that it was searched on, so its scores are too good."
         else:
-            yield f"{len(searched)} pairs of chains like {example} to search on and {len(held)} to judge on, {alike}, "
+            yield f"{len(searched)} pairs of chains like {example} to search on and {len(held)} to judge on, {alike},"
             yield "different in the answer; no chain is in both."
             if len(held) < self.pairs:
                 yield f"{self.pairs} a side were asked for, and there are no more such chains."
+        if mixed and self.within == "template":
+            yield "No template has enough chains for both."
         where = "at a position of the same class" if mixed else "at the same place of the same template"
         if found is None:
             yield f"No circuit: {refusal}."
             return
         own, edges = found.control.own, len(found.graph.varying)
         yield f"An edge that is cut carries another chain's writing {where}."
+        bounds = f" (95 % interval {own.low:.0%} to {own.high:.0%})" if len(held) >= _FEW else ""
         yield (
             f"{len(found.kept)} of {edges} edges keep {own.value:.0%} of the logit difference on "
-            f"{'the same' if self.given else 'held-out'} pairs (95 % interval {own.low:.0%} to {own.high:.0%}); of as "
-            f"many edges at random 95 % of circuits keep no more than {np.quantile(found.control.random, 0.95):.0%}."
+            f"{'the same' if self.given else 'held-out'} pairs{bounds}; of as many edges at random 95 % of circuits "
+            f"keep no more than {np.quantile(found.control.random, 0.95):.0%}."
         )
         yield (
             "Effects are exact for these inputs. The circuit is one that a greedy search found: another of as many "

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 
 from kc_interp.circuits import replacement
-from kc_interp.circuits.agreement import Agreement, agreement
+from kc_interp.circuits.agreement import Agreement, agreement, sizes_at
 from kc_interp.circuits.attribution import Approximation, eap, eap_ig_inputs
 from kc_interp.circuits.effects import Comparison, Edge, Effects, Interactions, Metric, edge_logits
 from kc_interp.circuits.scores import (
@@ -152,7 +152,7 @@ def measure(
         },
         agreement={name: agreement(noising, values, moved, circuit=within) for name, values in scored.items()},
         curves={name: curve(held.noising, circuits) for name, circuits in found.items()},
-        needed={name: len(curve(noising, circuits).smallest(keep)) for name, circuits in found.items()},
+        needed=sizes_at(noising, found, keep),
         nodes=noising.nodes(range(len(graph.writers))),
         parts=noising.effects(noising.moved(replaced(noising.base, noising.source, masks))),
         places=_places(subject, searched),

@@ -22,9 +22,10 @@ _CLEAR = 0.5
 _HELD = "Chosen on the searched pairs, measured on the others."
 
 
-def tables(found: Measured, keep: float) -> tuple[Table, ...]:
-    """All that have a row."""
-    made = (_edges(found), _without(found), _acts(found), _interactions(found), _methods(found, keep), _instead(found))
+def tables(found: Measured, keep: float, *, intervals: bool) -> tuple[Table, ...]:
+    """All that have a row. Without intervals none is in words; columns `low` and `high` are there all the same."""
+    methods = _methods(found, keep, intervals)
+    made = (_edges(found), _without(found), _acts(found), _interactions(found), methods, _instead(found))
     return tuple(table for table in made if table.rows)
 
 
@@ -88,12 +89,19 @@ def _interactions(found: Measured) -> Table:
     )
 
 
-def _methods(found: Measured, keep: float) -> Table:
+def _methods(found: Measured, keep: float, intervals: bool) -> Table:
+    def words(estimate: Estimate | None) -> str:
+        """`0.91 [0.87, 0.93]`."""
+        if estimate is None:
+            return "not defined"
+        bounds = f" [{estimate.low:.3f}, {estimate.high:.3f}]" if intervals else ""
+        return f"{estimate.value:.3f}{bounds}"
+
     rows: list[tuple[Cell, ...]] = []
     for name, own in found.curves.items():
         agreed = found.agreement.get(name)
-        cells = [_words(own.cpr()), _words(own.cmd())]
-        cells += ["", ""] if agreed is None else [_words(agreed.rank), _words(agreed.circuit)]
+        cells = [words(own.cpr()), words(own.cmd())]
+        cells += ["", ""] if agreed is None else [words(agreed.rank), words(agreed.circuit)]
         rows.append((name, found.needed[name], *cells))
     for name, refusal in found.approximations.items():
         if isinstance(refusal, str):
@@ -102,9 +110,10 @@ def _methods(found: Measured, keep: float) -> Table:
         "Methods: how many edges each needs, and how approximations agree with the exact effects",
         ("method", f"edges that keep {keep:.0%}", "CPR", "CMD", "rank correlation", "AUROC"),
         tuple(rows),
-        "With 95 % intervals over pairs. Edges on the searched pairs, idle ones not counted; CPR (area under "
-        "faithfulness against size) and CMD (area between it and 1) on held-out ones. Rank correlation of sizes with "
-        f"the exact effects; AUROC for the edges of the {GREEDY} circuit; both on the searched pairs.",
+        ("With 95 % intervals over pairs. " if intervals else "")
+        + "Edges on the searched pairs, idle ones not counted; CPR (area under faithfulness against size) and CMD "
+        "(area between it and 1) on held-out ones. Rank correlation of sizes with the exact effects; AUROC for "
+        f"the edges of the {GREEDY} circuit; both on the searched pairs.",
     )
 
 
@@ -208,8 +217,3 @@ def _numbers(effects: Effects) -> Iterator[dict[str, float]]:
 
 def _rounded(*values: float) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in values)
-
-
-def _words(estimate: Estimate | None) -> str:
-    """`0.91 [0.87, 0.93]`."""
-    return "not defined" if estimate is None else f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
