@@ -135,6 +135,8 @@ def test_other_questions_and_settings_that_leave_nothing_are_refused(flat: Known
         Asked(pairs=2)
     with pytest.raises(SpecError, match="a share of the logit difference lies between 0 and 1"):
         Asked(keep=1.5)
+    with pytest.raises(ProbeError, match="silent has no circuit to compare"):
+        measure(Subject("silent", silenced(flat, 0.0)), ASKED)
     one, other = measure(flat.subject(), ASKED), measure(flat.subject(seed=1), ASKED)
     with pytest.raises(ProbeError, match="were not asked the same questions"):
         between(one, other, ASKED)
@@ -235,7 +237,7 @@ def test_the_command_compares_models_and_follows_a_run(flat: KnownAnswer, tmp_pa
     assert probes["run"] == ["circuit-over-training"]
     numbers = {number["key"]: number for number in found["findings"]["one"][0]["numbers"]}
     assert numbers["weighted.across"]["n"] == 2
-    page = Path(found["report"]).read_text(encoding="utf-8")
+    page = (tmp_path / found["report"]).read_text(encoding="utf-8")
     assert "The circuit over training" in page
     shown = run("compare-circuits", "--model", str(saved), "--compare", "other.safetensors", *small,
                 "--no-transplants", "--out", "page", cwd=tmp_path).stdout  # fmt: skip

@@ -70,10 +70,10 @@ def compare_circuits(
 
     output = Output(as_json, quiet, verbose)
     one_side, other_side = model or [], compare or []
-    if not (one_side or over_training):
-        raise SpecError("give --model CKPT once or more, or --over-training RUN")
     if other_side and not one_side:
         raise SpecError("--compare names the other side; give the first with --model")
+    if not (one_side or over_training):
+        raise SpecError("give --model CKPT once or more, or --over-training RUN")
     where = prepare(device, threads)
     paths = [*one_side, *other_side]
     if over_training is not None and over_training.resolve() not in [path.resolve() for path in paths]:

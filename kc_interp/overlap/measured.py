@@ -94,7 +94,10 @@ class Measured:
 def measure(subject: Subject, asked: Asked, component: str | None = None) -> Measured:
     """Raises ProbeError when there are too few chains, or the model does not tell their answers apart."""
     pairs = asked.halves(subject, component)
-    first, second = (noised(subject, some, asked.resamples) for some in pairs)
+    try:
+        first, second = (noised(subject, some, asked.resamples) for some in pairs)
+    except ProbeError as refusal:
+        raise ProbeError(f"{subject.name} has no circuit to compare: {refusal}") from None
     right = accuracy(subject, pairs)
     return Measured(
         subject, pairs, (first, second), (Profile.of(first, asked.keep), Profile.of(second, asked.keep)), right
@@ -189,5 +192,5 @@ def share_an_ancestor(a: Subject, b: Subject) -> bool:
     False does not say that they did not: a run that goes on from another's weights does not name it.
     """
     one, other = a.checkpoint.spec, b.checkpoint.spec
-    same = one.model == other.model and one.seed == other.seed
+    same = one.model == other.model and one.seed == other.seed and a.checkpoint.n_ctx == b.checkpoint.n_ctx
     return same and a.checkpoint.tokens.symbols == b.checkpoint.tokens.symbols

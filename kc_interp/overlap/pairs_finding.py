@@ -68,7 +68,7 @@ def _overlap_numbers(name: str, of: Contrast, found: Mapping[Pair, Compared], fi
         yield _number(
             f"{name}.{key}",
             f"{TITLES[name]}: {title}",
-            mean,
+            _possible(mean, -1.0 if name == "rank" else 0.0),
             float(np.mean(usable)) if usable and mean.value is not None else None,
             "the same with shuffled circuits, matched alike",
             "the circuits are more alike",
@@ -83,6 +83,13 @@ def _overlap_numbers(name: str, of: Contrast, found: Mapping[Pair, Compared], fi
         "models of one side are more alike than models of two",
         p,
     )
+
+
+def _possible(mean: Mean, least: float) -> Mean:
+    """Its interval within what the statistic can be: of few models the jackknife's may reach beyond."""
+    if mean.low is None or mean.high is None:
+        return mean
+    return dataclasses.replace(mean, low=max(mean.low, least), high=min(mean.high, 1.0))
 
 
 def _number(
