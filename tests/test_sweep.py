@@ -378,6 +378,11 @@ def test_status_says_what_is_there_and_runs_nothing(folder: Path, tmp_path: Path
     write_study(tmp_path)
     status, out, _ = run("study.toml", "--status", "--json", cwd=tmp_path)
     assert json.loads(out)["runs"] == 0 and not (tmp_path / "records.sqlite").exists()
+    (tmp_path / "records.jsonl").write_bytes((folder / "records.jsonl").read_bytes())
+    status, out, _ = run("study.toml", "--status", "--export", "b.jsonl", cwd=tmp_path)
+    assert status == 0 and "tiny: 4 of 4 runs" in out
+    assert (tmp_path / "b.jsonl").read_bytes() == (folder / "records.jsonl").read_bytes()
+    assert not (tmp_path / "records.sqlite").exists()
 
 
 def test_records_are_exported_where_asked(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,16 +175,26 @@ def _results(study: Study, records: Sequence[Record]) -> list[str]:
 
 
 def _status(output: Output, study: Study, path: Path, export: Path | None) -> None:
-    """Say what a store holds of a study, also while a sweep writes to it."""
-    from kc_interp.records import Store
-
-    if not path.exists() and export is None:
-        _say(output, study, path, [], study.rates([]), {}, None)
-        return
-    with Store.open(path) as store:
+    """Say what a store holds of a study, also while a sweep writes to it; without one, the committed lines."""
+    with contextlib.ExitStack() as opened:
+        store = opened.enter_context(_readable(path, opened))
         written = _write(store, study, export, path, complete=False)
         rates = study.rates(store.records(study.name)) if study.tuning is not None else []
         _say(output, study, path, store.status(study.name), rates, {}, written)
+
+
+def _readable(path: Path, opened: contextlib.ExitStack) -> Store:
+    """The store; where there is none, one that is gone afterwards, of the JSON lines that are committed beside it."""
+    from kc_interp.records import Store, read_text
+
+    if path.exists():
+        return Store.open(path)
+    folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+    store = Store.open(folder / path.name, write=True)
+    committed = path.with_suffix(".jsonl")
+    if committed.is_file():
+        store.import_lines(read_text(committed), where=str(committed))
+    return store
 
 
 def _write(store: Store, study: Study, export: Path | None, path: Path, *, complete: bool) -> Path | None:
