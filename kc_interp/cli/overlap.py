@@ -12,7 +12,7 @@ import typer
 from kc_interp.cli import probe
 from kc_interp.cli.compute import claim, prepare
 from kc_interp.cli.console import Output, table
-from kc_interp.cli.options import Device, Json, NoOpen, Quiet, Seed, Threads, Verbose
+from kc_interp.cli.options import Device, Json, NoOpen, PageFolder, Quiet, Seed, Skill, Threads, Verbose
 from kc_interp.errors import SpecError
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def compare_circuits(
         Path | None,
         typer.Option("--over-training", metavar="RUN", help="A run's folder: its circuit at every checkpoint."),
     ] = None,
-    component: Annotated[
-        str | None, typer.Option("--component", help="The part of the task to look at  [default: SUM, else the first]")
-    ] = None,
+    component: Skill = None,
     pairs: Annotated[int, typer.Option("--pairs", min=4, help="Pairs of chains on each half of the inputs.")] = 32,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Reductions a chain has.")] = 1,
     keep: Annotated[float, typer.Option("--keep", help="Share of the logit difference a circuit keeps.")] = 0.9,
@@ -45,10 +43,7 @@ def compare_circuits(
     transplants: Annotated[
         bool, typer.Option("--transplants/--no-transplants", help="Whether parts are exchanged between models.")
     ] = True,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Where the page goes  [default: beside the first model]"),
-    ] = None,
+    out: PageFolder = None,
     seed: Seed = 0,
     no_open: NoOpen = False,
     device: Device = "auto",
