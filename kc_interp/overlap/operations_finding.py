@@ -70,8 +70,9 @@ def shared_finding(
     if learned is False:
         says.insert(0, "This model has not learned its task, so nothing is claimed about how it solves it.")
     says.append(
-        "Circuits are searched on one half of the inputs and cut on the other. That two operations need the same edges "
-        "does not show that the same is computed on them."
+        "Circuits are searched on one half of the inputs and cut on the other. One edge that both need, as the last "
+        "MLP's to the logits, is enough for the whole loss: what only the other has is the finer question. That two "
+        "operations need the same edges does not show that the same is computed on them."
     )
     return Finding(
         probe="circuit-shared",
