@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from kc_interp.circuits.verdict import Evidence, Ordered, Rule, Site, evidence, grouped, judge, partitions, reduced
+from kc_interp.circuits.verdict import (
+    Evidence,
+    Ordered,
+    Rule,
+    Site,
+    _relabelled,
+    evidence,
+    grouped,
+    judge,
+    partitions,
+    reduced,
+)
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import Finding
 from kc_interp.known_answers import KnownAnswer, known_answer
@@ -123,6 +134,7 @@ def test_two_of_three_operands_added_are_seen_whatever_the_third_does() -> None:
         ({"pair": 0.9, "handed": 0.9, "paired": ORDERED}, "structured by number", "that pair"),
         ({"pair": 0.9, "handed": 0.9, "number": ORDERED}, "table of pairs composed", "as its result"),
         ({"pair": 0.9}, "neither", "but not as its result"),
+        ({"pair": 0.9, "paired": None}, "neither", "before any MLP"),
         ({"together": 0.05}, "neither", "all operands together make 5%"),
         ({"meets": None}, "neither", "meet nowhere"),
     ],
@@ -133,11 +145,40 @@ def test_each_part_of_the_evidence_can_decide(changed: dict[str, object], declar
     assert why in verdict.why
 
 
-def test_the_share_of_a_random_mlp_is_no_more_often_significant_than_its_level() -> None:
+def test_a_random_model_has_a_p_of_any_size_although_the_best_of_two_mlps_and_four_sums_is_taken() -> None:
     rng = np.random.default_rng(1)
-    neurons = [np.maximum(rng.normal(size=(6, 3, 8))[GRID, np.arange(3)].sum(axis=1), 0) for _ in range(60)]
-    significant = sum(of(own).number.p <= 0.05 for own in neurons)
-    assert significant <= 9  # the 99.9 % point of Binomial(60, 0.05)
+    logits = np.eye(6)[GRID.sum(axis=1) % 6]
+    found = []
+    for _ in range(60):
+        own = [np.maximum(rng.normal(size=(6, 3, 8))[GRID, np.arange(3)].sum(axis=1), 0) for _ in range(2)]
+        parts = [Site(f"mlp{block}", neurons, neurons) for block, neurons in enumerate(own)]
+        found.append(evidence(parts, logits, np.ones(216, dtype=bool), GRID, SUMS, rng).number.p)
+    # 99.9 % limits of Binomial(60, p); without taking the best of the random values too, nearly all would be small.
+    assert sum(p <= 0.05 for p in found) <= 9
+    assert 18 <= sum(p <= 0.5 for p in found) <= 42
+
+
+def test_every_relabelling_groups_the_steps_in_a_way_of_its_own() -> None:
+    five = np.asarray(list(itertools.product(range(5), repeat=3)))
+    few = _relabelled(five, 199, np.random.default_rng(0))
+    assert len(few) == 50
+    assert len(_relabelled(GRID, 199, np.random.default_rng(0))) == 199
+    finding = VerdictProbe().run(arithmetic_sum(5).subject())
+    assert finding["verdict.number"].value == 0.0  # p cannot be below 1/51
+
+
+def test_answers_to_steps_held_out_do_not_enter() -> None:
+    logits = np.eye(6)[GRID.sum(axis=1) % 6]
+    trained = np.arange(216) % 3 > 0
+    neurons = np.eye(216)
+    parts = [Site("mlp0", neurons, neurons)]
+    wrong = np.where(trained[:, None], logits, 1 - logits)
+    one, other = (
+        evidence(parts, own, right, GRID, SUMS, np.random.default_rng(0), trained=trained)
+        for own, right in ((logits, np.ones(216, dtype=bool)), (wrong, trained))
+    )
+    assert one == other
+    assert one.right == 1.0
 
 
 def test_shares_of_variance_survive_the_reduction_to_principal_components() -> None:

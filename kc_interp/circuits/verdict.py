@@ -11,8 +11,8 @@ Judged from internals alone, over every single step of one template:
 Activations of a part at all positions count, each as much as it moves the answer: it is scaled by the root mean square
 of its gradient there, so that a pair which is put together at the second operand, and fetched later, is seen as well as
 one that meets where the answer is predicted. A verdict is declared only of a model that knows the table; one that is in
-between, or does not, is *neither*. How often it errs is measured in `experiments/verdict`. Behaviour on steps that were
-never trained on does not enter: it is what the verdict is tested by.
+between, or does not, is *neither*. How often it errs is measured in `experiments/verdict`, for SUM modulo 10. What the
+model answers to steps that were never trained on does not enter: it is what the verdict is tested by.
 """
 
 from __future__ import annotations
@@ -97,10 +97,11 @@ class Evidence:
 
     `enter`: of what attention writes, the share that each operand makes on its own, block by block (None: silent).
     `meets`: the first part where operands meet, None when none. `pair`: of the interactions there, the largest share
-    that one pair alone makes; `handed`: how much of what that part writes the pair's result explains; `paired`: how far
-    the pair's sum orders the neurons that put it together. `together`: the largest share of an MLP's variance that all
-    operands make together, beyond any fewer. `number`: of the MLP and the operands added up for which the index is
-    largest, its p over all of these; `read`: of the logits.
+    that one pair alone makes (0 of two operands); `handed`: how much of what that part writes the pair's result
+    explains; `paired`: how far the pair's sum orders the neurons that put it together. `together`: the largest share of
+    an MLP's variance that all operands make together, beyond any fewer. `number`: of the MLP and the operands added up
+    for which the share stands out most, its p over all of these; `read`: of the logits. `right` and `read` speak of
+    steps that may have been trained on.
     """
 
     right: float
@@ -130,11 +131,12 @@ def sites(
     ids: Int[Tensor, "1 batch pos"],
     answers: Int[Tensor, " batch"],
     digits: Int[Tensor, " digit"],
+    trained: Bool[np.ndarray, " batch"],
 ) -> tuple[tuple[Site, ...], Float[np.ndarray, "batch digit"], Bool[np.ndarray, " batch"]]:
     """Attention and MLP of each block in order, the digits' logits, and whether the model answers rightly.
 
-    `ids` end at the position that predicts the answer. What is scaled by gradients follows the answer's logit, less the
-    mean of all digits'.
+    `ids` end at the position that predicts the answer. Gradients are those of the answer's logit, less the mean of all
+    digits', for the steps that may have been `trained` on: the others' answers do not enter.
     """
     names = [name for block in range(spec.depth) for name in _names(block)]
     edits = dict.fromkeys(names, _differentiable)
@@ -143,8 +145,11 @@ def sites(
         logits = forward(params, spec, ids, sites=seen)[0, :, -1]
         moved = logits.gather(1, answers[:, None])[:, 0] - logits[:, digits].mean(1)
         gradients = torch.autograd.grad(moved.sum(), [seen.cache[name] for name in names])
+    seen_before = torch.from_numpy(trained).to(ids.device)
     own = {
-        name: reduced(_numpy((seen.cache[name][0].detach() * gradient[0].pow(2).mean(0).sqrt()).flatten(1).double()))
+        name: reduced(
+            _numpy((seen.cache[name][0].detach() * gradient[0, seen_before].pow(2).mean(0).sqrt()).flatten(1).double())
+        )
         for name, gradient in zip(names, gradients, strict=True)
     }
     found = [
@@ -165,16 +170,19 @@ def evidence(
     results: Int[np.ndarray, "digit digit"] | None,
     rng: np.random.Generator,
     *,
+    trained: Bool[np.ndarray, " example"] | None = None,
     relabellings: int = 199,
     meet: float = Rule.meet,
 ) -> Evidence:
     """Read the parts of `sites`. `results` holds what two operands give by themselves; None when the task has no pairs.
 
-    Raises ProbeError unless every combination of operands is there once, and when there are fewer than four digits.
+    Of steps that were not `trained` on activations are read, what the model answers is not. Raises ProbeError unless
+    every combination of operands is there once, and when there are fewer than four digits.
     """
+    trained = np.ones(len(operands), dtype=bool) if trained is None else trained
     found = {part.name: interactions(part.activations, operands) for part in parts}
     digits = int(operands.max()) + 1
-    values = np.stack([np.arange(digits), *_relabelled(digits, relabellings, rng)])
+    values = np.stack([np.arange(digits), *_relabelled(operands, relabellings, rng)])
     shares = {
         (part.name, added): np.asarray(
             [explained(part.activations, grouped(operands, value, added)) or 0.0 for value in values]
@@ -183,9 +191,10 @@ def evidence(
         if part.name.startswith("mlp")
         for added in partitions(operands.shape[1])
     }
-    best = max(shares, key=lambda key: Ordered.of(shares[key]).index)
-    most = np.max([_standardised(share) for share in shares.values()], axis=0)
-    read = np.asarray([explained(logits, value[operands].sum(axis=1)) or 0.0 for value in values])
+    standardised = {key: _standardised(share) for key, share in shares.items()}
+    best = max(shares, key=lambda key: float(standardised[key][0]))
+    most = np.max(list(standardised.values()), axis=0)
+    read = np.asarray([explained(logits[trained], value[operands[trained]].sum(axis=1)) or 0.0 for value in values])
     last = {
         part.name: of.order[-1] if (of := found[part.name]) is not None else 0.0
         for part in parts
@@ -194,7 +203,7 @@ def evidence(
     together_at = max(last, key=lambda name: last[name])
     meets, pair, handed, paired = _meeting(parts, found, operands, results, values, meet)
     return Evidence(
-        right=float(right.mean()),
+        right=float(right[trained].mean()),
         enter=tuple(
             None if (of := found[part.name]) is None else of.order[0] for part in parts if part.name.startswith("attn")
         ),
@@ -230,7 +239,8 @@ def judge(of: Evidence, rule: Rule | None = None) -> Verdict:
     if number.index > rule.unordered:
         return Verdict("neither", f"the sum may order the neurons of {where} a little, more than a table's")
     if of.pair >= rule.alone:
-        return Verdict("neither", f"one pair of operands meets alone in {of.meets}, but not as its result")
+        lacks = "but not as its result" if of.paired is not None else "before any MLP"
+        return Verdict("neither", f"one pair of operands meets alone in {of.meets}, {lacks}")
     if of.together < rule.meet:
         return Verdict(
             "neither", f"all operands together make {of.together:.0%} of an MLP's variance, no table of them"
@@ -312,18 +322,34 @@ def _part_of_pair(
     return (means / np.bincount(group, minlength=digits**2)[:, None])[group]
 
 
-def _relabelled(digits: int, count: int, rng: np.random.Generator) -> list[Int[np.ndarray, " digit"]]:
-    """Random values of the digits. Without those that shift and stretch Z_n: their sums group alike."""
+def _relabelled(
+    operands: Int[np.ndarray, "example operand"], count: int, rng: np.random.Generator
+) -> list[Int[np.ndarray, " digit"]]:
+    """Random values of the digits whose sums group the steps in other ways, each way once; fewer where there are fewer.
+
+    Values that shift and stretch Z_n are left out: modulo n their sums group alike. Of five digits 50 ways are left, so
+    that no p is below 1/51, whatever the model.
+    """
+    digits = int(operands.max()) + 1
     if digits < 4:
         raise ProbeError(
             f"{digits} digits can be given no other order that matters; a verdict needs a modulus from 4 on"
         )
     found: list[Int[np.ndarray, " digit"]] = []
-    while len(found) < count:
+    ways = {_way(np.arange(digits), operands)}
+    for _ in range(10 * count):
         value = rng.permutation(digits)
-        if ((value - value[0] - (value[1] - value[0]) * np.arange(digits)) % digits).any():
+        affine = not ((value - value[0] - (value[1] - value[0]) * np.arange(digits)) % digits).any()
+        if len(found) < count and not affine and (way := _way(value, operands)) not in ways:
+            ways.add(way)
             found.append(value)
     return found
+
+
+def _way(value: Int[np.ndarray, " digit"], operands: Int[np.ndarray, "example operand"]) -> bytes:
+    """How sums of these values group the steps, whatever the groups are called."""
+    _, first, group = np.unique(value[operands].sum(axis=1), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[group.reshape(-1)].astype(np.int16).tobytes()
 
 
 def _standardised(shares: Float[np.ndarray, " relabelling"]) -> Float[np.ndarray, " relabelling"]:

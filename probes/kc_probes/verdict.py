@@ -66,11 +66,12 @@ class VerdictProbe:
         """Raises ProbeError when the task has no single steps of two or more digits in every combination."""
         found, right, held = self.read(subject)
         verdict = judge(found, self.rule)
+        example = subject.task.format(all_steps(subject, self.component).chains.take(slice(0, 1)))[0]
         return Finding(
             probe="verdict",
             subject=subject.name,
             title="The verdict: flat table, table of pairs composed, structured by number, or neither",
-            sentence=_sentence(subject, found, verdict, held, len(right)),
+            sentence=_sentence(subject, found, verdict, held, len(right), example),
             status="unlearned" if subject.learned is False else "ok",
             numbers=tuple(_numbers(found, verdict, held, len(right))),
             tables=(_table(found),),
@@ -90,7 +91,10 @@ class VerdictProbe:
         answers = torch.from_numpy(subject.tokens.encode(steps.chains.answer_symbols())).to(device)
         codes = np.asarray([code for code, kind in enumerate(subject.task.classes) if kind == "digit"])
         digits = torch.from_numpy(subject.tokens.encode(codes)).to(device)
-        parts, logits, right = sites(subject.params, model, ids, answers, digits)
+        trained = np.ones(len(answers), dtype=bool)
+        if len(subject.split.orbits):
+            trained = ~subject.split.held_out(subject.task, steps.chains)
+        parts, logits, right = sites(subject.params, model, ids, answers, digits, trained)
         task = subject.task.components().get(self.component or "", subject.task)
         found = evidence(
             parts,
@@ -99,6 +103,7 @@ class VerdictProbe:
             steps.operands,
             _results_of_pairs(task),
             subject.rng("verdict: relabellings"),
+            trained=trained,
             relabellings=self.relabellings,
             meet=self.meet,
         )
@@ -169,13 +174,13 @@ def _numbers(
     yield Number(
         "verdict.alone",
         "Verdict: of the interactions where operands first meet, what one pair alone makes",
-        found.pair if found.meets is not None else None,
+        found.pair if found.paired is not None else None,
         n=count,
         unit="exact",
         control=1 / 3,
         control_says="three pairs alike, and no interaction of three",
         higher_means="two operands are put together before the third",
-        note=f"at {found.meets}" if found.meets is not None else "operands meet nowhere",
+        note=f"at {found.meets}" if found.paired is not None else "no three operands meet at an MLP or behind one",
     )
     for key, title, of in (("ordered", "neurons", found.number), ("read", "answers", found.read)):
         yield Number(
@@ -190,7 +195,10 @@ def _numbers(
             note=f"share {of.share:.3f}, of random values {of.chance:.3f}, p = {of.p:.3g}"
             + (f"; at {found.number_at}" if key == "ordered" else ""),
         )
-    for name, says in (("triples", "triples held out in every order"), ("pairs", "pairs, and triples with them")):
+    for name, says in (
+        ("triples", "triples held out in every order"),
+        ("pairs", "triples with a pair that was held out"),
+    ):
         right = held.get(name, np.zeros(0, dtype=bool))
         low, high = wilson(int(right.sum()), len(right)) if len(right) else (None, None)
         yield Number(
@@ -201,7 +209,7 @@ def _numbers(
             high,
             n=len(right),
             control=found.right if len(right) else None,
-            control_says="all single steps, in training or not" if len(right) else "",
+            control_says="single steps that may have been trained on" if len(right) else "",
             higher_means="it knows steps that it never saw",
             note="" if len(right) else "none of them is held out",
         )
@@ -233,6 +241,7 @@ def _sentence(
     verdict: Verdict,
     held: Mapping[str, Bool[np.ndarray, " step"]],
     count: int,
+    example: str,
 ) -> str:
     says = [f"{verdict.kind.capitalize()}: {verdict.why}."]
     told = _FORETOLD.get(verdict.kind, {})
@@ -245,8 +254,8 @@ def _sentence(
                 f"{len(right)} are, {'as foretold' if as_told else 'against it'}."
             )
     says.append(
-        f"Judged from {count} single steps, from internals alone; "
-        "a mechanism of another kind may get any verdict, and each errs at the rates that were measured."
+        f"Judged from {count} single steps like {example}, from internals alone; "
+        "number means sums. Another mechanism may get any verdict; error rates stand in experiments/verdict, for SUM."
     )
     if subject.learned is False:
         says.insert(0, "This model has not learned its task, so nothing is claimed about how it solves it.")
