@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_a_constructed_model_gets_its_verdict(known: KnownAnswer, true: str) -> 
 
 def test_a_neuron_for_every_triple_is_a_table_and_neurons_of_the_sum_are_number() -> None:
     table = of(np.eye(len(GRID)))
-    assert table.enter == (pytest.approx(1.0),)
+    assert table.enter[0] == pytest.approx(1.0)
     assert (table.meets, table.together_at) == ("mlp0", "mlp0")
     assert table.number.index == pytest.approx(0, abs=0.01)
     assert judge(table).kind == "flat table"
@@ -139,7 +140,7 @@ def test_two_of_three_operands_added_are_seen_whatever_the_third_does() -> None:
         ({"meets": None}, "neither", "meet nowhere"),
     ],
 )
-def test_each_part_of_the_evidence_can_decide(changed: dict[str, object], declared: str, why: str) -> None:
+def test_each_part_of_the_evidence_can_decide(changed: dict[str, Any], declared: str, why: str) -> None:
     verdict = judge(dataclasses.replace(KNOWN, **changed))
     assert verdict.kind == declared
     assert why in verdict.why
