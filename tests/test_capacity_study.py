@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kc_interp.records import read_lines
 from kc_interp.scaling import study as studies
 from kc_interp.scaling.sweep import total_runs
 from tests.test_cli import run as run_in
@@ -92,9 +93,9 @@ def test_the_tables_of_its_page_are_those_of_its_records() -> None:
 
 def test_the_figures_of_its_page_are_there_and_drawn_from_all_of_its_records() -> None:
     study = studies.load(FOLDER / "study.toml")
-    _, *lines = (FOLDER / "records.jsonl").read_text().splitlines()
-    arms = [json.loads(line)["arm"] for line in lines]
-    runs, asked = sum(name in {arm.name for arm in study.arms} for name in arms), total_runs(study) - 48
+    _, records = read_lines((FOLDER / "records.jsonl").read_text())
+    arms = {arm.name for arm in study.arms}
+    runs, asked = sum(record.arm in arms for record in records), total_runs(study) - 48
     images = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (FOLDER / "README.md").read_text())
     assert images and all(name.startswith("figures/") for name in images)
     for name in images:

@@ -20,6 +20,8 @@ from kc_interp.scaling.study import load
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- from records.jsonl -->\n", "<!-- end -->\n"
+CONTROLS = {("MAX+MED+SUM, then SUM", "SUM"), ("scrambled MAX+SUM", "MAX+SUM"), ("shuffled SUM", "SUM")}
+"""What is compared with what for predictions 3, 5 and 6."""
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -50,19 +52,29 @@ def tables(analysis: Analysis) -> Iterator[str]:
             for one in analysis.conditions
         ],
     )
-    kinds = {"synergy": "help of company", "interaction": "more help from wide than from narrow"}
+    kinds = {
+        "synergy": "help of company",
+        "interaction": "more help from wide than from narrow",
+        "factor": "help of the wide initialisation",
+    }
+    asked = {*kinds, "control"}
     yield markdown(
         ("what", "of", "against", "dex"),
         [
-            (kinds[one.kind], one.of, one.against, dex(one.synergy))
+            (kinds.get(one.kind, "control"), one.of, one.against, dex(one.synergy))
             for one in analysis.contrasts
-            if one.kind in kinds and one.axis == "parameters"
+            if one.kind in asked and one.axis == "parameters" and (one.kind != "control" or _asked(one.of, one.against))
         ],
     )
     for bound in analysis.bounds:
         found = bound.capacity
         smallest = "none yet" if found.size is None else f"{found.size:,.0f} parameters, a run of {found.arm}"
         yield f"Smallest model that learned ({bound.conditions[0]} and others of its task): {smallest}.\n\n"
+
+
+def _asked(of: str, against: str) -> bool:
+    """Whether a prediction is about these two: their arms, without the initialisation."""
+    return (of.rpartition(", ")[0], against.rpartition(", ")[0]) in CONTROLS
 
 
 def outcome() -> str:
