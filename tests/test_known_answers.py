@@ -281,7 +281,9 @@ def test_a_table_that_is_too_large_is_refused() -> None:
 
 def test_wirings_that_cannot_work_are_refused() -> None:
     task, generator = one_reduction("SUM", 5, operands=2), torch.Generator().manual_seed(0)
-    with pytest.raises(ProbeError, match=r"no edge 'token->a1.h0<v>'; did you mean 'token->a0.h0<v>'"):
+    with pytest.raises(
+        ProbeError, match=r"no edge 'token->a1.h0<v>': 'a1.h0<v>' is no reader; did you mean 'a0.h0<v>'\?"
+    ):
         train("mine", task, Wiring(("token->a1.h0<v>",)), generator)
     with pytest.raises(SpecError, match=r"mine: no path of token->m0, m0->logits leads from an operand"):
         train("mine", task, Wiring(("token->m0", "m0->logits")), generator)

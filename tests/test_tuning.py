@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ import pytest
 
 from kc_interp import train as training
 from kc_interp.errors import DataError, KCInterpError, SpecError
-from kc_interp.records import Record, Store, canonical, digest, to_csv
+from kc_interp.records import Record, Store, canonical, digest, read_lines, to_csv
 from kc_interp.scaling.study import Run, Study, TunedRate, check
 from kc_interp.scaling.sweep import Update, rounds, sweep, total_runs
 from kc_interp.spec import from_plain, to_plain
@@ -305,5 +304,5 @@ def test_the_command_says_what_was_found(tmp_path: Path) -> None:
     assert [one["lr"] for one in found["tried"]] == [1e-3, 1e-2]
     status, out, _ = run("study.toml", "--status", cwd=tmp_path)
     assert f"tuned: d_model 8: lr {found['lr']:g}" in out and "tuning: joint" in out and "6 of 6 runs" in out
-    lines = [json.loads(line) for line in io.StringIO((tmp_path / "records.jsonl").read_text())]
-    assert Counter(line["arm"] for line in lines[1:]) == {"sum": 1, "joint": 1, "tuning: sum": 2, "tuning: joint": 2}
+    _, records = read_lines((tmp_path / "records.jsonl").read_text())
+    assert Counter(record.arm for record in records) == {"sum": 1, "joint": 1, "tuning: sum": 2, "tuning: joint": 2}

@@ -331,14 +331,14 @@ def _sentence(subject: Subject, blocks: Sequence[Block], numbers: Sequence[Numbe
                 f"In block {block.index} the weights of head {head} prefer {names[source]} most where the answer is "
                 f"predicted (scores differ by {spread.value:.1f}, {_beyond(spread)} the {spread.control:.1f} of random "
                 f"directions); the head gives them {of[f'block{block.index}.qk.attended'].value:.0%} of its attention, "
-                f"and the answer loses {cut.value:.2f} nats when that is cut (as much of other sources "
-                f"{cut.control:.2f})."
+                f"and the answer loses {cut.value:z.2f} nats when that is cut (as much of other sources "
+                f"{cut.control:z.2f})."
             )
         copying, lost = of[f"block{block.index}.ov.copying"], of[f"block{block.index}.ov.cut"]
         if copying.value is None or copying.control is None:
             says.append(f"There {copying.note}.")
             continue
-        without = "" if lost.value is None else f"; without its {names[0]} the answer loses {lost.value:.2f} nats"
+        without = "" if lost.value is None else f"; without its {names[0]} the answer loses {lost.value:z.2f} nats"
         says.append(
             f"There the head that copies most raises the attended digit itself for {copying.value:.0%} of the digits "
             f"({_beyond(copying)} the {copying.control:.0%} of shuffled digits){without}."
