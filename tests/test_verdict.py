@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,7 @@ from kc_interp.known_answers import KnownAnswer, known_answer
 from kc_interp.known_answers.constructed import arithmetic_sum, composed_table_sum, flat_table_sum
 from kc_probes.verdict import VerdictProbe
 
+ROOT = Path(__file__).parents[1]
 GRID = np.asarray(list(itertools.product(range(6), repeat=3)))
 SUMS = (GRID[:, 0][:, None, None] * 0 + (np.arange(6)[:, None] + np.arange(6)) % 6)[0]
 """What two operands give: SUM modulo 6."""
@@ -239,3 +243,10 @@ def _with_holdout(known: KnownAnswer) -> Finding:
     return VerdictProbe().run(
         dataclasses.replace(subject, checkpoint=dataclasses.replace(subject.checkpoint, spec=spec))
     )
+
+
+def test_the_page_of_error_rates_is_what_its_models_say() -> None:
+    done = subprocess.run(
+        [sys.executable, "experiments/verdict/calibrate.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr or "run experiments/verdict/calibrate.py"
