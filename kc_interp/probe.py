@@ -58,6 +58,10 @@ class Subject:
             [self.seed, int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest())]
         )
 
+    def component(self, name: str | None) -> str | None:
+        """The component if this task has it; None, the whole mixture, if not."""
+        return name if name in self.task.components() else None
+
     def items(self, count: int, purpose: str, component: str | None = None) -> Chains:
         """Test items (never trained on): of the whole mixture, or of one component ("SUM") common to several arms."""
         task = self.task

@@ -1,9 +1,12 @@
-"""Intervals that training and evaluation print, without scipy: importing it takes longer than they do."""
+"""Numbers of small samples, without scipy: importing it takes longer than what training and evaluation print."""
 
 from __future__ import annotations
 
 import math
 from statistics import NormalDist
+
+import numpy as np
+from jaxtyping import Float
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -23,3 +26,11 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     scale = 1 + z * z / n
     low, high = (centre - half) / scale, (centre + half) / scale
     return (low if share > 0 else 0.0), (high if share < 1 else 1.0)  # exact where rounding would leave 1e-17
+
+
+def finite(value: float | Float[np.ndarray, ""]) -> float | None:
+    """The number, None where it is not defined.
+
+    >>> finite(math.nan)
+    """
+    return float(value) if math.isfinite(value) else None

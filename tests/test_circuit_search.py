@@ -13,7 +13,7 @@ import torch
 from kc_interp.circuits.effects import Comparison, Edge, Metric
 from kc_interp.circuits.replacement import mean, zero
 from kc_interp.circuits.scores import alive, curve, cut, faithfulness, worth
-from kc_interp.circuits.search import acdc, by_score, greedy_backward, greedy_forward
+from kc_interp.circuits.search import acdc, by_score, greedy_backward, greedy_forward, smallest
 from kc_interp.circuits.toggling import toggled
 from kc_interp.errors import ProbeError
 from kc_interp.model.graph import Graph
@@ -235,3 +235,13 @@ def test_by_score_takes_the_largest_and_leaves_what_is_on_no_path() -> None:
     assert [len(every), every[-1]] == [len(graph.varying) + 1, list(graph.varying)]
     with pytest.raises(ProbeError, match=rf"3 scores for {len(graph.varying)} edges; give one for each edge"):
         by_score(graph, scores[:3])
+
+
+def test_the_smallest_circuit_is_the_first_of_the_search_closest_to_the_model_that_keeps_enough(
+    small: Comparison,
+) -> None:
+    kept, found = smallest(small, 0.9)
+    assert found == greedy_backward(small, aim="closest", tolerance=0.002)
+    enough = [circuit for circuit in found if faithfulness(small, [circuit]).value[0] >= 0.9]
+    assert len(kept) == min(map(len, enough))
+    assert list(kept) in enough

@@ -12,13 +12,14 @@ from kc_interp.circuits.effects import Metric
 from kc_interp.circuits.reading import direct_attribution, explained, interactions, logit_lens, multisets
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import Finding
+from kc_interp.known_answers.constructed import flat_table_sum
 from kc_interp.model import parameters
 from kc_interp.model.forward import forward
 from kc_interp.model.interventions import Streams
 from kc_interp.spec import ModelSpec
 from kc_interp.steps import all_steps
 from kc_interp.testing import known_answer
-from kc_probes.operand_structure import OperandStructure
+from kc_probes.operand_structure import OperandStructure, relabelled_sums
 from tests.test_forward import SHAPES, parameters_of, random_tokens
 
 GRID = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -118,6 +119,28 @@ def test_the_neurons_of_a_constructed_adder_are_ordered_by_number_and_those_of_a
     assert number.control is not None
     assert number.value < 0.2
     assert number.value - number.control < 0.05
+
+
+def test_modulo_five_features_of_the_sum_lie_beyond_the_control() -> None:
+    """The frequencies of the sum mod 5: values x -> u x + v keep them, a sixth of all that five digits can have."""
+    steps = all_steps(known_answer("flat_table_sum").subject(), "SUM")
+    assert len(steps.digits) == 5
+    turns = 2 * np.pi * np.arange(1, 3) * steps.operands.sum(axis=1)[:, None] / 5
+    features = np.concatenate([np.cos(turns), np.sin(turns)], axis=1)
+    sums = relabelled_sums(steps, 200, np.random.default_rng(0))
+    control = [share for groups in sums if (share := explained(features, groups)) is not None]
+    assert explained(features, steps.operands.sum(axis=1)) == pytest.approx(1)
+    assert max(control) < 0.9
+
+
+def test_fewer_than_four_digits_have_no_control_of_number_and_it_is_said_why() -> None:
+    finding = OperandStructure().run(flat_table_sum(3).subject())
+    number = finding["mlp0.number"]
+    assert number.value is not None
+    assert (number.control, number.control_says) == (None, "")
+    assert "other values of 3 digits all keep their arithmetic" in number.note
+    assert finding["mlp0.answer"].control == 0
+    assert "nothing to compare it with" in finding.sentence
 
 
 def test_a_model_that_does_not_vary_says_so_and_claims_nothing() -> None:

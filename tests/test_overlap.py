@@ -24,7 +24,7 @@ from kc_interp.overlap.sides import contrast
 from kc_interp.overlap.training_finding import history_finding
 from kc_interp.overlap.transplant_finding import transplant_finding
 from kc_interp.probe import Subject
-from kc_interp.testing import known_answer
+from kc_interp.testing import known_answer, small_subject
 from tests.test_cli import run
 
 ASKED = Asked(pairs=16, shuffles=9, resamples=50)
@@ -251,11 +251,16 @@ def test_the_command_compares_models_and_follows_a_run(flat: KnownAnswer, tmp_pa
         ((), "give --model CKPT once or more, or --over-training RUN"),
         (("--compare", "one.safetensors"), "give the first with --model"),
         (("--model", "one.safetensors"), "nothing to compare: one model of one operation"),
+        (("--model", "two.safetensors", "--steps", "2"), "compared in single steps, not in 2; leave --steps out"),
+        (("--over-training", "one.safetensors"), "holds 0 checkpoints along the way"),
     ],
 )
-def test_the_command_says_what_is_missing(
+def test_what_is_missing_is_said_before_the_work(
     flat: KnownAnswer, tmp_path: Path, arguments: tuple[str, ...], says: str
 ) -> None:
     flat.checkpoint().save(tmp_path / "one.safetensors")
+    small_subject(steps=1).checkpoint.save(tmp_path / "two.safetensors")
     done = run("compare-circuits", *arguments, "--pairs", "4", "--no-open", cwd=tmp_path, check=1)
     assert says in done.stderr
+    assert "finding circuits" not in done.stderr
+    assert not (tmp_path / "compared").exists()

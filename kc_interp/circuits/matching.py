@@ -36,8 +36,7 @@ from jaxtyping import Bool, Float, Int
 
 from kc_interp.circuits.effects import Comparison
 from kc_interp.circuits.reading import direct_attribution
-from kc_interp.circuits.scores import curve
-from kc_interp.circuits.search import greedy_backward
+from kc_interp.circuits.search import smallest
 from kc_interp.errors import ProbeError
 from kc_interp.model.forward import Sites, blocks
 from kc_interp.model.graph import Graph
@@ -49,9 +48,6 @@ Matching = tuple[tuple[int, ...], ...]
 
 MOST_MATCHINGS = 2_000
 """So many random matchings are drawn where there are more to enumerate."""
-
-_TOLERANCE = 0.002
-"""Of the greedy search: a round may take several edges that together cost no more than this."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Profile:
         graph = noising.base.graph
         effects = np.zeros(graph.visible.shape)
         effects[tuple(np.transpose(graph.varying))] = noising.edges().value
-        kept = curve(noising, greedy_backward(noising, tolerance=_TOLERANCE)).smallest(keep)
+        kept, _ = smallest(noising, keep)
         return cls(noising.base.spec, effects, graph.mask(kept), heads_of(noising))
 
     @cached_property
@@ -320,14 +316,13 @@ class Null:
 class Compared:
     """Two models: the matching, their overlap on the inputs that it was not made on, and both nulls by statistic.
 
-    `best`: the largest value that any of the matchings gives. `exact`: the matchings are all there are.
+    `exact`: the random matchings are all there are.
     """
 
     matching: Matching
     overlap: Overlap
     random: Mapping[str, Null]
     shuffled: Mapping[str, Null]
-    best: Mapping[str, float | None]
     exact: bool
 
     @property
@@ -356,10 +351,5 @@ def compared(
         found,
         {name: Null.of(value, [getattr(one, name) for one in by_chance], exact=exact) for name, value in found},
         {name: Null.of(value, [getattr(one, name) for one in rewired]) for name, value in found},
-        {name: _largest([getattr(one, name) for one in (found, *by_chance)]) for name in STATISTICS},
         exact,
     )
-
-
-def _largest(values: Sequence[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kc_interp.circuits.effects import Comparison, Edge, Progress
-from kc_interp.circuits.scores import alive, cut, worth
+from kc_interp.circuits.scores import alive, curve, cut, worth
 from kc_interp.circuits.toggling import toggled
 from kc_interp.errors import ProbeError
 from kc_interp.model.graph import TOKEN, Graph, edges_in_order
@@ -33,6 +33,9 @@ Aim = Literal["largest", "closest"]
 
 _NO_GAIN = 1e-4
 """Of faithfulness, an edge: less is no reason to prefer an ear."""
+
+_TOLERANCE = 0.002
+"""Of `smallest`: what a round that takes several edges at once may cost."""
 
 
 def by_score(
@@ -130,6 +133,16 @@ def greedy_backward(
         if progress is not None:
             progress(len(found[0]) - len(kept), len(found[0]))
     return found
+
+
+def smallest(noising: Comparison, keep: float) -> tuple[tuple[Edge, ...], Circuits]:
+    """The smallest circuit that keeps this share, and all circuits of the search backward that found it.
+
+    Every round stays as close to the whole model as it can, and may take several edges that together cost no more than
+    0.2 % of the logit difference. Raises ProbeError as `worth` does.
+    """
+    found = greedy_backward(noising, aim="closest", tolerance=_TOLERANCE)
+    return curve(noising, found).smallest(keep), found
 
 
 def _without(

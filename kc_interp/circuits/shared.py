@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from kc_interp.circuits.effects import Comparison, Edge
 from kc_interp.circuits.matching import Null, Overlap, Profile, overlap
-from kc_interp.circuits.scores import Estimate, cut, random_circuits, shares, worth
+from kc_interp.circuits.scores import Estimate, random_circuits, shares, worth
 from kc_interp.model.graph import Graph
+from kc_interp.model.interventions import replaced
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,15 @@ class Cut:
     """What is lost of one operation's logit difference when edges are cut, in shares of it, with intervals over inputs.
 
     `all`: every edge of the other's circuit; `only`: those that its own circuit lacks (None: there are none). Beside
-    each, the mean and the 95 % point of as many random edges.
+    each, the mean over as many random edges.
     """
 
     all: Estimate
     only: Estimate | None
     edges: int
     only_edges: int
-    random: tuple[float, float]
-    only_random: tuple[float, float] | None
+    random: float
+    only_random: float | None
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,11 @@ def _overlap(one: Operation, other: Operation, rng: np.random.Generator, draws: 
 
 def _cut(one: Operation, other: Operation, rng: np.random.Generator, draws: int) -> Cut:
     graph, theirs = one.judged.base.graph, other.circuit
-    only = [edge for edge in theirs if edge not in set(one.circuit)]
+    own = set(one.circuit)
+    only = [edge for edge in theirs if edge not in own]
     sets = [theirs, *([only] if only else [])]
     value, resampled = shares(one.judged, _without(one.judged, sets), worth(one.judged))
-    estimates = [Estimate.of(own, draw) for own, draw in zip(value, resampled, strict=True)]
+    estimates = [Estimate.of(lost, draw) for lost, draw in zip(value, resampled, strict=True)]
     random = [_at_random(one.judged, graph, len(edges), rng, draws) for edges in sets]
     return Cut(
         estimates[0],
@@ -105,15 +108,14 @@ def _cut(one: Operation, other: Operation, rng: np.random.Generator, draws: int)
 
 
 def _without(noising: Comparison, sets: list[list[Edge]]) -> Float[np.ndarray, "set batch"]:
-    varying = noising.base.graph.varying
-    return cut(noising, [[edge for edge in varying if edge not in set(gone)] for gone in sets])
+    """How far the logit difference moves when these edges are cut, for each set and input."""
+    masks = np.stack([noising.base.graph.mask(gone) for gone in sets])
+    return noising.moved(replaced(noising.base, noising.source, torch.from_numpy(masks).to(noising.base.logits)))
 
 
-def _at_random(
-    noising: Comparison, graph: Graph, size: int, rng: np.random.Generator, draws: int
-) -> tuple[float, float]:
-    """Mean and 95 % point of what is lost without as many edges, drawn at random."""
+def _at_random(noising: Comparison, graph: Graph, size: int, rng: np.random.Generator, draws: int) -> float:
+    """What is lost on average without as many edges, drawn at random."""
     varying = graph.varying
     sets = [[varying[index] for index in rng.choice(len(varying), size, replace=False)] for _ in range(draws)]
     lost, _ = shares(noising, _without(noising, sets), worth(noising))
-    return float(lost.mean()), float(np.quantile(lost, 0.95))
+    return float(lost.mean())

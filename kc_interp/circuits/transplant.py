@@ -161,7 +161,7 @@ class Transplant:
     """One part's transplant: accuracy of the receiver with the donor's, and with each control's.
 
     `explained`: the share of the variance of what the receiver's part writes that the stitched donor's has, on inputs
-    that the stitch was not fitted on; None for a direct one. `untrained` is the mean over so many donors.
+    that the stitch was not fitted on; None for a direct one. `untrained`: of each untrained donor.
     """
 
     part: Part

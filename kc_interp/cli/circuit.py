@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from kc_interp.cli import probe
 from kc_interp.cli.compute import claim, prepare
-from kc_interp.cli.console import Output, table
+from kc_interp.cli.console import Output, number, numbers, table
 from kc_interp.cli.options import Device, Json, Models, NoOpen, PageFolder, Quiet, Seed, Skill, Threads, Verbose
 from kc_interp.errors import ProbeError, SpecError
 
@@ -82,7 +81,7 @@ def circuit(
         "without": without or [],
     }
     probes = {"circuit": plugins.make_probe("circuit", settings)}
-    folder = out or (model[0] if model[0].is_dir() else model[0].parent) / "circuit"
+    folder = out or probe.beside(model[0], "circuit")
     claim(folder, [])
     models = [assembly.measured(one) for one in models]
     findings: dict[str, tuple[Finding, ...]] = {}
@@ -94,8 +93,7 @@ def circuit(
     document = assembly.document(title, models, findings, skill, provenance=probe.command(seed))
     page = probe.write(folder, document)
     shown = [part for one in found for part in _shown(one, 2 if without else 1)]
-    result = {**json.loads(document.dumps()), "report": str(page), "findings_file": str(page.parent / probe.FINDINGS)}
-    output.result(result, *shown, f"page: {page}")
+    output.result(probe.result(document, page), *shown, f"page: {page}")
     output.page(page, no_open=no_open)
 
 
@@ -104,11 +102,11 @@ def own_pairs(clean: Sequence[str], twin: Sequence[str], file: Path | None) -> l
     if len(clean) != len(twin):
         raise SpecError(f"{len(clean)} --clean for {len(twin)} --twin; give one --twin for each --clean")
     found = list(zip(clean, twin, strict=True))
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file else [], start=1):
+    for row, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file else [], start=1):
         cells = line.split("\t")
         if line.strip() and len(cells) != 2:
             raise SpecError(
-                f"{file}, line {number}: found {len(cells)} columns; a line is a clean question, a tab, and its twin"
+                f"{file}, line {row}: found {len(cells)} columns; a line is a clean question, a tab, and its twin"
             )
         if line.strip():
             found.append((cells[0], cells[1]))
@@ -122,23 +120,12 @@ def _shown(finding: Finding, tables: int) -> list[Any]:
     scores = table(
         f"{finding.subject}: scores",
         ("", "value", "95 % interval", "control"),
-        [
-            (n.title, _number(n.value), "" if n.low is None else f"{_number(n.low)} to {_number(n.high)}", _control(n))
-            for n in finding.numbers
-        ],
+        numbers(finding.numbers, controls=True),
     )
     scored = [scores] if finding.status != "failed" else []
     return [finding.sentence, *scored, *map(_as_shown, finding.tables[:tables])]
 
 
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3g}"
-
-
-def _control(number: Any) -> str:
-    return "" if number.control is None else f"{_number(number.control)} ({number.control_says})"
-
-
 def _as_shown(one: Table) -> Any:
-    rows = [tuple(_number(cell) if isinstance(cell, float) else str(cell or "") for cell in row) for row in one.rows]
+    rows = [tuple(number(cell) if isinstance(cell, float) else str(cell or "") for cell in row) for row in one.rows]
     return table(one.title, one.columns, rows)

@@ -21,6 +21,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from kc_interp.finding import Number
+
 
 @dataclass(frozen=True)
 class Output:
@@ -153,6 +155,24 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
 
 def _is_number(cell: str) -> bool:
     return not cell or cell[0].isdigit() or cell[0] in ".-–−<"
+
+
+def number(value: float | None) -> str:
+    """A number to three digits."""
+    return "not measured" if value is None else f"{value:.3g}"
+
+
+def numbers(found: Sequence[Number], *, controls: bool) -> list[tuple[str, str, str, str]]:
+    """Rows of a table: title, value, 95 % interval and control; with `controls`, each says what its control is."""
+    return [
+        (
+            one.title,
+            number(one.value),
+            "" if one.low is None else f"{number(one.low)} to {number(one.high)}",
+            "" if one.control is None else number(one.control) + (f" ({one.control_says})" if controls else ""),
+        )
+        for one in found
+    ]
 
 
 def share(summary: Mapping[str, Any]) -> str:

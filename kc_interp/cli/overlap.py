@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +10,13 @@ import typer
 
 from kc_interp.cli import probe
 from kc_interp.cli.compute import claim, prepare
-from kc_interp.cli.console import Output, table
+from kc_interp.cli.console import Output, numbers, table
 from kc_interp.cli.options import Device, Json, NoOpen, PageFolder, Quiet, Seed, Skill, Threads, Verbose
 from kc_interp.errors import SpecError
 
 if TYPE_CHECKING:
     from kc_interp.assembly import Model
+    from kc_interp.checkpoint import Checkpoint
     from kc_interp.finding import Finding, Table
     from kc_interp.overlap.measured import Asked
     from kc_interp.probe import Subject
@@ -60,6 +60,7 @@ def compare_circuits(
     """
     from kc_interp import assembly
     from kc_interp.checkpoint import load
+    from kc_interp.overlap.history import checkpoints
     from kc_interp.overlap.measured import Asked
     from kc_interp.probe import Subject
 
@@ -70,13 +71,16 @@ def compare_circuits(
     if not (one_side or over_training):
         raise SpecError("give --model CKPT once or more, or --over-training RUN")
     where = prepare(device, threads)
+    along = checkpoints(over_training, device=where) if over_training is not None else []
     paths = [*one_side, *other_side]
     if over_training is not None and over_training.resolve() not in [path.resolve() for path in paths]:
         paths.append(over_training)
     models = assembly.named(paths, [load(path, device=where) for path in paths])
     skill = assembly.skill_of(models, component)
     asked = Asked(skill, pairs, steps, keep, shuffles)
-    folder = out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "compared"
+    if over_training is None and len(paths) == 1:
+        _check_operations(models[0], asked)
+    folder = out or probe.beside(paths[0], "compared")
     claim(folder, [])
     models = [assembly.measured(one) for one in models]
     subjects = [Subject(one.name, one.checkpoint, seed, one.learned(skill)) for one in models]
@@ -86,19 +90,27 @@ def compare_circuits(
         findings[found.subject] += (found,)
     if over_training is not None:
         own = subjects[[path.resolve() for path in paths].index(over_training.resolve())]
-        findings[own.name] += (_over_training(output, over_training, own, asked),)
+        findings[own.name] += (_over_training(output, along, own, asked),)
     shown = [found for one in models for found in findings[one.name]]
-    if not shown:
-        raise SpecError(
-            "nothing to compare: one model of one operation; give another --model, --compare or --over-training"
-        )
     document = assembly.document(
         _title(models, sides), models, findings, skill, notes=_notes(subjects, sides), provenance=probe.command(seed)
     )
     page = probe.write(folder, document)
-    result = {**json.loads(document.dumps()), "report": str(page), "findings_file": str(page.parent / probe.FINDINGS)}
-    output.result(result, *(part for found in shown for part in _shown(found)), f"page: {page}")
+    output.result(probe.result(document, page), *(part for found in shown for part in _shown(found)), f"page: {page}")
     output.page(page, no_open=no_open)
+
+
+def _check_operations(model: Model, asked: Asked) -> None:
+    """Raises SpecError when one model alone has nothing to compare: its operations are, in single steps."""
+    if len(model.checkpoint.task.components()) < 2:
+        raise SpecError(
+            "nothing to compare: one model of one operation; give another --model, --compare or --over-training"
+        )
+    if asked.steps != 1:
+        raise SpecError(
+            f"nothing to compare: the operations of one model are compared in single steps, not in {asked.steps}; "
+            "leave --steps out, or give another --model, --compare or --over-training"
+        )
 
 
 def _found(
@@ -159,11 +171,10 @@ def _transplants(output: Output, subjects: Sequence[Subject], compared: Any, ask
         yield transplant_finding(names, directs, stitched=False, asked=asked)
 
 
-def _over_training(output: Output, folder: Path, subject: Subject, asked: Asked) -> Finding:
-    from kc_interp.overlap.history import checkpoints, history
+def _over_training(output: Output, run: Sequence[tuple[int, Checkpoint]], subject: Subject, asked: Asked) -> Finding:
+    from kc_interp.overlap.history import history
     from kc_interp.overlap.training_finding import history_finding
 
-    run = checkpoints(folder, device=subject.checkpoint.device)
     with output.progress("circuits over training", len(run)) as bar:
         found = history(subject.name, run, asked, seed=subject.seed, on_progress=lambda done, _: bar(done))
     return history_finding(found, subject.name, asked, subject.learned)
@@ -194,23 +205,15 @@ def _notes(subjects: Sequence[Subject], sides: tuple[int, int]) -> tuple[str, ..
 
 def _shown(finding: Finding) -> list[Any]:
     """What the terminal shows of a finding: its sentence and its numbers; a run's checkpoints besides."""
-    rows = [
-        (n.title, _number(n.value), "" if n.low is None else f"{_number(n.low)} to {_number(n.high)}",
-         "" if n.control is None else _number(n.control))
-        for n in finding.numbers
-    ]  # fmt: skip
     controls = dict.fromkeys(n.control_says for n in finding.numbers if n.control_says)
-    numbers = table(
+    measured = table(
         f"{finding.subject}: {finding.title}",
         ("", "value", "95 % interval", "control"),
-        rows,
+        numbers(finding.numbers, controls=False),
         caption=f"control: {'; '.join(controls)}" if controls else "",
     )
-    return [finding.sentence, numbers, *map(_along, finding.tables if finding.probe == "circuit-over-training" else ())]
-
-
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3g}"
+    along = finding.tables if finding.probe == "circuit-over-training" else ()
+    return [finding.sentence, measured, *map(_along, along)]
 
 
 def _along(one: Table) -> Any:

@@ -58,7 +58,7 @@ def probe(
     paths = [*model, *(compare or [])]
     models = assembly.named(paths, [load(path, device=where) for path in paths])
     assembly.skill_of(models, skill)
-    folder = out or (model[0] if model[0].is_dir() else model[0].parent) / "report"
+    folder = out or beside(model[0], "report")
     claim(folder, [])
     with output.progress("measuring accuracy", len(models)) as bar:
         for index, one in enumerate(models):
@@ -121,6 +121,11 @@ def run(
         assembly.probe_models(probes, models, skill, findings, seed=seed, on_progress=show)
 
 
+def beside(model: Path, name: str) -> Path:
+    """Where a page goes if nobody says: in the model's folder."""
+    return (model if model.is_dir() else model.parent) / name
+
+
 def write(folder: Path, document: Document) -> Path:
     """Write the page and the numbers, each whole or not at all; the page's path."""
     from kc_interp.report import write_findings, write_report
@@ -129,10 +134,15 @@ def write(folder: Path, document: Document) -> Path:
     return write_report(folder / REPORT, document)
 
 
-def report(output: Output, document: Document, page: Path, notes: Sequence[str]) -> None:
-    """The result of probing on the terminal."""
+def result(document: Document, page: Path) -> dict[str, Any]:
+    """What --json prints: the numbers, and where both files are."""
     import json
 
+    return {**json.loads(document.dumps()), "report": str(page), "findings_file": str(page.parent / FINDINGS)}
+
+
+def report(output: Output, document: Document, page: Path, notes: Sequence[str]) -> None:
+    """The result of probing on the terminal."""
     roster = document.roster
     failed = [f for findings in document.findings.values() for f in findings if f.status == "failed"]
     rows = [
@@ -148,7 +158,7 @@ def report(output: Output, document: Document, page: Path, notes: Sequence[str])
         for one in roster.models
     ]
     output.result(
-        {**json.loads(document.dumps()), "report": str(page), "findings_file": str(page.parent / FINDINGS)},
+        result(document, page),
         table(
             f"Which models learned {roster.skill}?",
             ("model", "trained on", "init", "seed", f"exact chain, {roster.skill}", "", "probes"),

@@ -19,7 +19,7 @@ from kc_interp import metrics
 from kc_interp.checkpoint import Checkpoint, load
 from kc_interp.circuits.effects import Effects
 from kc_interp.circuits.matching import Matching, Null, Overlap, Profile, matchings, overlap, overlaps
-from kc_interp.circuits.transplant import Kept, Transplant
+from kc_interp.circuits.transplant import Kept, Transplant, parts
 from kc_interp.errors import ProbeError
 from kc_interp.metrics import Items
 from kc_interp.model.graph import Graph
@@ -110,7 +110,7 @@ def history(
     subjects = [Subject(name, one, seed) for _, one in run]
     pairs = asked.halves(subjects[-1])
     graph = Graph.of(subjects[-1].checkpoint.spec.model)
-    groups = parts_of(graph)
+    groups = {part.name: part.writers for part in parts(graph, heads=False) if not part.constants}
     found = []
     for index, ((step, _), subject) in enumerate(zip(run, subjects, strict=True)):
         on_progress(index, len(run))
@@ -131,15 +131,6 @@ def history(
     )
     jumps = (jump([getattr(point, kind).share for point in points]) for kind in ("exact", "right"))
     return History(name, points, tuple(groups), *jumps)
-
-
-def parts_of(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """The writers of each part: the token embedding, every block's heads together, and its MLP."""
-    found: dict[str, tuple[int, ...]] = {"token": (0,)}
-    for block in range(graph.depth):
-        found[f"heads of block {block}"] = tuple(graph.head(block, head) for head in range(graph.n_heads))
-        found[f"MLP of block {block}"] = (graph.head(block, graph.n_heads),)
-    return found
 
 
 def _point(
@@ -164,8 +155,7 @@ def _point(
 @torch.no_grad()
 def _exact(subject: Subject, component: str | None) -> Kept:
     """Exact chains on test items of the component, by one teacher-forced pass."""
-    part = component if component in subject.task.components() else None
-    items = Items.of(subject.items(_ITEMS, "over training", part), subject.tokens)
+    items = Items.of(subject.items(_ITEMS, "over training", subject.component(component)), subject.tokens)
     right = metrics.exact(subject.params, subject.checkpoint.spec.model, [items])[0]
     return Kept.counted(int(right.sum()), len(right))
 

@@ -63,11 +63,6 @@ class Asked:
         first, second = resample(
             subject, self.pairs, purpose="overlap", component=component or self.component, steps=self.steps, sets=2
         )
-        if first.within != "template":
-            raise ProbeError(
-                f"{subject.name}: too few chains of {self.steps} reductions share a template, and a head's role speaks "
-                "of positions; change `steps`"
-            )
         return first, second
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from kc_interp.circuits.transplant import Kept
 from kc_interp.finding import Figure, Finding, Number, Table
-from kc_interp.overlap.history import History, Jump, Point
+from kc_interp.overlap.history import KNOWS, History, Jump, Point
 from kc_interp.overlap.measured import Asked
 from kc_interp.overlap.words import p_value, share
 
@@ -53,6 +53,7 @@ def _history_numbers(found: History, with_circuit: Sequence[Point]) -> Iterator[
             higher_means="it is learned more suddenly",
         )
     first = with_circuit[0]
+    edges = first.profile.edges if first.profile else 0
     yield Number(
         "circuit.first-step",
         "Over training: first checkpoint with a circuit",
@@ -60,7 +61,7 @@ def _history_numbers(found: History, with_circuit: Sequence[Point]) -> Iterator[
         n=len(points),
         unit="exact",
         higher_means="the circuit forms later",
-        note=f"where half of the answers are right; {first.profile.edges if first.profile else 0} edges",
+        note=f"where at least {KNOWS:.0%} of the answers are right; {edges} edges",
     )
     both, null = first.final if first.final else (None, None)
     yield Number(
@@ -97,7 +98,7 @@ def _history_says(found: History, with_circuit: Sequence[Point]) -> Iterator[str
             f"{after.step:,}, from {before.right.share:.0%} to {after.right.share:.0%}."
         )
     first = with_circuit[0]
-    yield f"The first circuit is found at step {first.step:,}: before, fewer than half of the answers are right."
+    yield f"The first circuit is found at step {first.step:,}: before, fewer than {KNOWS:.0%} of the answers are right."
     if first.final and first.profile:
         itself = share(points[-1].final[0].weighted if points[-1].final else None)
         yield (

@@ -16,6 +16,8 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kc_interp.circuits import head_weights
+from kc_interp.circuits.attention import percentile_interval
 from kc_interp.errors import SpecError
 from kc_interp.model.forward import Edit, Sites, blocks, embed, unembed
 from kc_interp.probe import Subject
@@ -79,13 +81,17 @@ class Sample:
 
     def bootstrap(self, count: int, rng: np.random.Generator) -> Float[np.ndarray, "weighting chain"]:
         """Weightings of the chains: the sample itself first, then `count` resamples of it."""
-        n = len(self)
-        return np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), size=count).astype(float)])
+        return bootstrap(len(self), count, rng)
+
+
+def bootstrap(n: int, count: int, rng: np.random.Generator) -> Float[np.ndarray, "weighting chain"]:
+    """Weightings of n chains: the sample itself first, then `count` resamples of it."""
+    return np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), size=count).astype(float)])
 
 
 def draw(subject: Subject, component: str | None, count: int, purpose: str) -> tuple[Sample, str]:
     """Test items of a component if the task has it, else of the whole mixture; and which it was, in words."""
-    component = component if component in subject.task.components() else None
+    component = subject.component(component)
     return Sample.of(subject, subject.items(count, purpose, component)), component or "the whole mixture"
 
 
@@ -164,22 +170,12 @@ class Intact:
 
 def rotation(size: int, rng: np.random.Generator, like: Tensor) -> Float[Tensor, "d_model d_model"]:
     """A random orthogonal matrix, uniform (Haar), on the device and in the dtype of `like`."""
-    q, r = np.linalg.qr(rng.standard_normal((size, size)))
-    return torch.from_numpy(q * np.sign(np.diag(r))).to(like)
-
-
-def finite(value: float | Float[np.ndarray, ""]) -> float | None:
-    """The number, None where it is not defined."""
-    return float(value) if np.isfinite(value) else None
+    return torch.from_numpy(head_weights.rotation(size, rng)).to(like)
 
 
 def interval(values: Float[np.ndarray, " weighting"]) -> tuple[float | None, float | None]:
-    """The 95 % percentile interval of what follows the first value; none where most resamples have no value."""
-    resampled = values[1:][np.isfinite(values[1:])]
-    if not np.isfinite(values[0]) or 2 * len(resampled) <= len(values) - 1:
-        return None, None
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(low), float(high)
+    """The 95 % percentile interval of what follows the first value; none where that or most resamples have no value."""
+    return percentile_interval(values[1:]) if np.isfinite(values[0]) else (None, None)
 
 
 def require_enough(chains: int, resamples: int) -> None:

@@ -32,15 +32,16 @@ from kc_interp.circuits.attention import (
     Estimates,
     Queries,
     Rows,
-    measure,
     percentile_interval,
     site_of,
 )
-from kc_interp.errors import ProbeError, SpecError
+from kc_interp.errors import SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.model.forward import Sites, forward
 from kc_interp.probe import Subject
 from kc_interp.tasks.task import Chains
+from kc_probes.ablation import bootstrap
+from kc_probes.attention_measured import asked, measured_of
 
 MOST_HEADS = 16
 """CircuitsVis draws this many heads legibly."""
@@ -122,25 +123,11 @@ class AttentionAttribution:
 
         Raises ProbeError when the task's symbols are all of one class, or the model's log-probabilities not finite.
         """
-        component = self.component if self.component in subject.task.components() else None
-        chains = subject.items(self.chains, "attention-attribution: chains", component)
-        if (chains.answers < 1).any():
-            raise ProbeError(f"{subject.name}: a chain begins with its answer, so that no position predicts it")
-        queries = Queries.of(subject.task, chains)
-        if len(queries.names) < 2:
-            raise ProbeError(
-                f"{subject.name}: all symbols of this task count as {' '.join(queries.names) or 'the end'}; "
-                "attention-attribution compares classes of symbols and needs two; leave it out with --only"
-            )
+        chains, queries = asked(subject, "attention-attribution", self.component, self.chains)
         ids = subject.ids(chains)
         rows = Rows.of(subject.params, subject.checkpoint.spec.model, ids, renormalise=self.renormalise)
-        measured = measure(rows, queries, ids, subject.rng("attention-attribution: entries cut at random"))
-        if not np.isfinite(measured.whole).all():
-            raise ProbeError(f"{subject.name}: the model's log-probabilities are not finite; did its training diverge?")
-        counts = subject.rng("attention-attribution: resamples").multinomial(
-            len(chains), np.full(len(chains), 1 / len(chains)), size=self.resamples
-        )
-        weights = np.concatenate([np.ones((1, len(chains))), counts])
+        measured = measured_of(subject, "attention-attribution", rows, queries, ids)
+        weights = bootstrap(len(chains), self.resamples, subject.rng("attention-attribution: resamples"))
         found = {
             kind: Estimates.of(measured, queries.chain, counted, weights) for kind, counted in queries.kinds.items()
         }
@@ -151,6 +138,7 @@ class AttentionAttribution:
         }
         numbers = (*_numbers(found, queries.names), *_agreement_numbers(agreements, found, self.permutations))
         example = _Example.of(subject, chains, queries, rows, ids)
+        component = subject.component(self.component)
         return Finding(
             probe="attention-attribution",
             subject=subject.name,

@@ -46,10 +46,10 @@ from torch import Tensor
 from kc_interp.errors import SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.model.forward import Edit
-from kc_interp.model.parameters import stack
 from kc_interp.probe import Subject
-from kc_interp.train import initial_parameters
-from kc_probes.ablation import Intact, draw, finite, interval, require_enough, rotation
+from kc_interp.statistics import finite
+from kc_probes.ablation import Intact, Scores, draw, interval, require_enough, rotation
+from kc_probes.untrained import initial
 
 Part = Literal["attention", "mlp"]
 PARTS: dict[Part, str] = {"attention": "hook_attn_out", "mlp": "hook_mlp_out"}
@@ -323,7 +323,7 @@ class AttentionMlp:
         spec = subject.checkpoint.spec.model
         sample, items = draw(subject, self.component, self.chains, "attention-mlp: chains")
         run = Intact.of(subject.params, spec, sample, PARTS.values())
-        before = Intact.of(_untrained(subject), spec, sample, PARTS.values())
+        before = Intact.of(initial(subject), spec, sample, PARTS.values())
         weights = sample.bootstrap(self.resamples, subject.rng("attention-mlp: resamples"))
         ablated = self._ablate(run, subject.rng("attention-mlp: control"))
         places = ["whole", *(f"block{index}" for index in range(spec.depth))]
@@ -369,13 +369,6 @@ class AttentionMlp:
             for part in PARTS
             for how in ways
         }
-
-
-def _untrained(subject: Subject) -> Mapping[str, Tensor]:
-    """The parameters that this run began with."""
-    checkpoint = subject.checkpoint
-    fresh = initial_parameters(checkpoint.spec, d_vocab=len(subject.tokens), n_ctx=checkpoint.n_ctx)
-    return stack([{name: value.to(checkpoint.device) for name, value in fresh.items()}])
 
 
 def _numbers(chain: Measured, answer: Measured, places: Sequence[str], n: int) -> Iterator[Number]:

@@ -29,7 +29,7 @@ from kc_interp.circuits.scores import (
     minimality,
     random_circuits,
 )
-from kc_interp.circuits.search import acdc, by_score, greedy_backward
+from kc_interp.circuits.search import acdc, by_score, smallest
 from kc_interp.errors import ProbeError
 from kc_interp.model.graph import Graph
 from kc_interp.model.interventions import Streams, replaced
@@ -39,7 +39,6 @@ from kc_interp.probe import Subject
 GREEDY, EXACT = "greedy backward", "largest exact effect first"
 APPROXIMATIONS: Mapping[str, Approximation] = {"EAP": eap, "EAP-IG": eap_ig_inputs}
 
-_TOLERANCE = 0.002
 _ACDC = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 _MOST = 24
 """Of the circuit's edges those of largest effect are paired and looked at by position."""
@@ -128,8 +127,7 @@ def measure(
     graph, noising = searched.graph, searched.noising
     moved = noising.moved(edge_logits(noising.base, noising.source, graph.varying))
     exact = noising.effects(moved)
-    backward = greedy_backward(noising, aim="closest", tolerance=_TOLERANCE)
-    kept = list(curve(noising, backward).smallest(keep))
+    kept, backward = smallest(noising, keep)
     scores = {name: _approximated(noising, method) for name, method in APPROXIMATIONS.items()}
     scored = {name: values for name, values in scores.items() if not isinstance(values, str)}
     approximations = {name: noising.effects(values) for name, values in scored.items()}

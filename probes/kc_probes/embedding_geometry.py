@@ -17,12 +17,12 @@ from torch import Tensor
 
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
-from kc_interp.model.parameters import stack
 from kc_interp.probe import Subject
+from kc_interp.statistics import finite
 from kc_interp.tokens import Tokens
-from kc_interp.train import initial_parameters
 from kc_probes import number_geometry as geometry
 from kc_probes.digit_means import DigitFit, residuals
+from kc_probes.untrained import initial
 
 LEVEL = 0.05
 FEWEST_DIGITS = 4
@@ -73,9 +73,9 @@ def _intervals(resampled: Float[np.ndarray, "resample digit d_model"]) -> dict[s
     """95 % percentile intervals; none for a statistic that most resamples do not have."""
     found: dict[str, Interval] = {}
     for key, values in measure(resampled).items():
-        finite = values[np.isfinite(values)]
-        if 2 * len(finite) > len(values):
-            found[key] = float(np.quantile(finite, 0.025)), float(np.quantile(finite, 0.975))
+        there = values[np.isfinite(values)]
+        if 2 * len(there) > len(values):
+            found[key] = float(np.quantile(there, 0.025)), float(np.quantile(there, 0.975))
     return found
 
 
@@ -119,10 +119,7 @@ class EmbeddingGeometry:
     def _places(self, subject: Subject, tokens: Int[np.ndarray, " digit"], labels: Sequence[str]) -> Iterator[Place]:
         """Embedding, unembedding, and each block; the untrained twin is the same run before its first step."""
         spec = subject.checkpoint.spec
-        fresh = initial_parameters(spec, d_vocab=len(subject.tokens), n_ctx=subject.checkpoint.n_ctx)
-        device = subject.checkpoint.device
-        untrained = stack([{name: value.to(device) for name, value in fresh.items()}])
-
+        untrained = initial(subject)
         chains = subject.items(self.chains, "embedding-geometry: questions")
         ids = subject.ids(chains)[:, :, : int(chains.prompts.max())]
         digits = _digits_shown(ids[0].cpu().numpy(), chains.prompts, tokens)
@@ -140,7 +137,7 @@ class EmbeddingGeometry:
                 name,
                 points,
                 geometry.geometry(points, generator, permutations=self.permutations),
-                before={key: _finite(value) for key, value in measure(twin).items()},
+                before={key: finite(value) for key, value in measure(twin).items()},
                 intervals={} if resampled is None else _intervals(resampled),
             )
 
@@ -155,7 +152,7 @@ class EmbeddingGeometry:
     def _numbers(self, place: Place) -> Iterator[Number]:
         """The numbers of one place; the keys are the same for every model with as many digits and blocks."""
         found, half = place.found, len(place.found.frequencies)
-        values = {key: _finite(value) for key, value in measure(place.points).items()}
+        values = {key: finite(value) for key, value in measure(place.points).items()}
 
         def number(
             key: str,
@@ -350,8 +347,8 @@ def _table(places: Sequence[Place], permutations: int) -> Table:
         for title, key, it in tested:
             ends = (it.null_mean, it.null_95, it.p)
             rows.append((place.name, title, it.value, *place.interval(key), place.before[key], *ends))
-        plain = [("wrap (circle 0, line 1)", "wrap", _finite(found.wrap.value))]
-        plain.append((f"ends' distance (circle 1, line {len(place.points) - 1})", "ends", _finite(found.wrap.ratio)))
+        plain = [("wrap (circle 0, line 1)", "wrap", finite(found.wrap.value))]
+        plain.append((f"ends' distance (circle 1, line {len(place.points) - 1})", "ends", finite(found.wrap.ratio)))
         if top <= len(found.roundness):
             plain.append((f"roundness of frequency {top}", f"roundness.k{top}", found.roundness[top - 1]))
         for title, key, value in plain:
@@ -373,10 +370,6 @@ def _table(places: Sequence[Place], permutations: int) -> Table:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _finite(value: float | Float[np.ndarray, ""]) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _shown(value: float | None) -> str:
@@ -405,7 +398,7 @@ def _figures(place: Place, labels: Sequence[str]) -> Iterator[Figure]:
         shows="Each digit at its first two principal components, joined in number order. "
         f"Number order: p = {found.order.p:.2g}.",
         refuted_by="A line or circle in two components means little when they hold a small share of the variance, and "
-        f"a circle must close: a wrap value below {geometry.WRAP_LIMIT:.2f} (here {_shown(_finite(found.wrap.value))}; "
+        f"a circle must close: a wrap value below {geometry.WRAP_LIMIT:.2f} (here {_shown(finite(found.wrap.value))}; "
         "a line has 1).",
         data={
             "points": [

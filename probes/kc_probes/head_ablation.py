@@ -42,8 +42,9 @@ from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.model.forward import Edit, Sites, blocks, embed, unembed
 from kc_interp.probe import Subject
 from kc_interp.spec import ModelSpec
+from kc_interp.statistics import finite
 from kc_interp.tokens import lines
-from kc_probes.ablation import Intact, Scores, draw, finite, interval, require_enough, rotation
+from kc_probes.ablation import Intact, Scores, draw, interval, require_enough, rotation
 
 Mode = Literal["zero", "mean"]
 MODES: dict[Mode, str] = {"zero": "set to zero", "mean": "set to its class mean"}

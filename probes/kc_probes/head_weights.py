@@ -24,10 +24,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from kc_interp.circuits import head_weights as read
-from kc_interp.circuits.attention import MEASURES, Estimates, Queries, Rows, measure, percentile_interval
-from kc_interp.errors import ProbeError, SpecError
+from kc_interp.circuits.attention import MEASURES, Estimates, Queries, Rows, percentile_interval
+from kc_interp.errors import SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.probe import Subject
+from kc_interp.statistics import finite
+from kc_probes.ablation import bootstrap
+from kc_probes.attention_measured import asked, measured_of
 
 RAW, CUT = MEASURES.index("raw"), MEASURES.index("cut")
 _OTHERS = "cutting as much attention to other sources, drawn at random"
@@ -78,27 +81,11 @@ class HeadWeights:
 
     def run(self, subject: Subject) -> Finding:
         """Raises ProbeError when the task's symbols are of one class, or a chain begins with its answer."""
-        component = self.component if self.component in subject.task.components() else None
-        chains = subject.items(self.chains, "head-weights: chains", component)
-        if (chains.answers < 1).any():
-            raise ProbeError(f"{subject.name}: a chain begins with its answer, so that no position predicts it")
-        queries = Queries.of(subject.task, chains)
-        if len(queries.names) < 2:
-            raise ProbeError(
-                f"{subject.name}: all symbols of this task count as {' '.join(queries.names) or 'the end'}; "
-                "head-weights compares classes of symbols and needs two; leave it out with --only"
-            )
+        chains, queries = asked(subject, "head-weights", self.component, self.chains)
         ids, spec = subject.ids(chains), subject.checkpoint.spec.model
         answer = _only(queries, queries.kinds["answer"])
-        measured = measure(
-            Rows.of(subject.params, spec, ids), answer, ids, subject.rng("head-weights: entries cut at random")
-        )
-        if not np.isfinite(measured.whole).all():
-            raise ProbeError(f"{subject.name}: the model's log-probabilities are not finite; did its training diverge?")
-        counts = subject.rng("head-weights: resamples").multinomial(
-            len(chains), np.full(len(chains), 1 / len(chains)), size=self.resamples
-        )
-        weights = np.concatenate([np.ones((1, len(chains))), counts])
+        measured = measured_of(subject, "head-weights", Rows.of(subject.params, spec, ids), answer, ids)
+        weights = bootstrap(len(chains), self.resamples, subject.rng("head-weights: resamples"))
         estimates = Estimates.of(measured, answer.chain, np.ones(len(answer.chain), dtype=bool), weights)
         readings = read.Readings.of(subject.params, spec, ids)
         found = [
@@ -389,7 +376,7 @@ def _qk_table(blocks: Sequence[Block], estimates: Estimates, names: Sequence[str
 
 def _ov_table(blocks: Sequence[Block]) -> Table:
     rows = tuple(
-        (block.index, head, name, count, _finite(copies[head]), _finite(score[head]))
+        (block.index, head, name, count, finite(copies[head]), finite(score[head]))
         for block in blocks
         for name, count, copies, score in block.by_class
         for head in range(len(copies))
@@ -407,7 +394,7 @@ def _ov_table(blocks: Sequence[Block]) -> Table:
 def _figures(blocks: Sequence[Block], estimates: Estimates, names: Sequence[str], draws: int) -> Iterator[Figure]:
     heads = range(blocks[0].copying.shape[1])
     labels = [f"block {block.index} head {head}" for block in blocks for head in heads]
-    preferred = [[_finite(cell) for cell in row] for block in blocks for row in block.preferences.relative[0]]
+    preferred = [[finite(cell) for cell in row] for block in blocks for row in block.preferences.relative[0]]
     highest = ", ".join(f"{np.quantile(block.spread_null, 0.95):.1f}" for block in blocks)
     yield Figure(
         "heatmap",
@@ -449,7 +436,3 @@ def _figures(blocks: Sequence[Block], estimates: Estimates, names: Sequence[str]
             "x_title": "logit", "y_title": "digit attended to", "z_title": "logit added",
         },
     )  # fmt: skip
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -31,10 +32,10 @@ from kc_interp.circuits.linear import (
     read_values,
     shares,
 )
+from kc_interp.circuits.transplant import untrained
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.model.forward import Edit, Sites, blocks, embed, mlp, unembed
-from kc_interp.model.parameters import initialise, stack
 from kc_interp.probe import Subject
 from kc_interp.spec import ModelSpec
 from kc_interp.statistics import wilson
@@ -254,7 +255,7 @@ class _Run:
 
     @classmethod
     def of(cls, probe: LinearProbes, subject: Subject) -> _Run:
-        component = probe.component if probe.component in subject.task.components() else None
+        component = subject.component(probe.component)
         chains = subject.items(probe.chains, "linear-probes: chains", component)
         chains = chains.take(np.sort(np.unique(chains.symbols, axis=0, return_index=True)[1]))
         if len(chains) < FEWEST_QUESTIONS:
@@ -314,7 +315,7 @@ class _Run:
         """What the model itself writes at the positions read, on all lines held out: what there is to lose."""
         test = ~self.held.train
         truth = self.chains.symbols[self.lines.chain, self.lines.queries + 1]
-        right = self._predicts(test) == self.subject.tokens.encode(truth[test])
+        right = self._writes[test]
         return _number(
             "lines.right",
             "Lines whose result the model writes, given what comes before",
@@ -324,6 +325,16 @@ class _Run:
             "always the commonest symbol",
             "there is more to lose when directions are taken out",
         )
+
+    @cached_property
+    def _truth(self) -> Int[np.ndarray, " line"]:
+        """The next symbol (a token) at every line's position."""
+        return self.subject.tokens.encode(self.chains.symbols[self.lines.chain, self.lines.queries + 1])
+
+    @cached_property
+    def _writes(self) -> Bool[np.ndarray, " line"]:
+        """Whether the model itself, its streams as they are, writes the next symbol of each line."""
+        return np.asarray(self._predicts(np.ones(len(self.lines), dtype=bool)) == self._truth)
 
     def _predicts(
         self, rows: Bool[np.ndarray, " line"], stage: int | None = None, edit: Edit = lambda stream: stream
@@ -359,17 +370,17 @@ class _Run:
         rng = self.subject.rng(f"linear-probes: {target.key} {stage}")
         strength = choose_strength(read[train], labels[train], self.lines.chain[train], rng)
         reading = Reading.fit(read[train], labels[train], strength)
-        accuracy = self._accuracy(reading, read, labels, test)
-        untrained = self._accuracy(Reading.fit(fresh[train], labels[train], strength), fresh, labels, test)
-        control, fresh_control = self._controls(target, (read, fresh), train, test, strength, rng)
         right = reading.read(read[test]) == labels[test]
+        accuracy = self._share(right, np.ones(len(right)), test)
+        of_fresh = self._accuracy(Reading.fit(fresh[train], labels[train], strength), fresh, labels, test)
+        control, fresh_control = self._controls(target, (read, fresh), train, test, strength, rng)
         loss, random_loss, directions = self._erased(target, stage, read, train, test, rng)
         return Scored(
             accuracy=accuracy,
             selectivity=accuracy - control,
             r2=self._r2(read, labels, train, test),
-            fresh_accuracy=float(untrained[0]),
-            fresh_selectivity=float((untrained - fresh_control)[0]),
+            fresh_accuracy=float(of_fresh[0]),
+            fresh_selectivity=float((of_fresh - fresh_control)[0]),
             fresh_r2=float(self._r2(fresh, labels, train, test)[0]),
             loss=loss,
             random_loss=float(random_loss[0]),
@@ -382,14 +393,14 @@ class _Run:
     def _controls(
         self,
         target: Target,
-        streams: tuple[np.ndarray, np.ndarray],
+        streams: tuple[np.ndarray, ...],
         train: Bool[np.ndarray, " row"],
         test: Bool[np.ndarray, " row"],
         strength: float,
         rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The control task's accuracy, the mean over its labellings, on the model's stream and on a fresh one's."""
-        found = np.zeros((2, len(self.held.weights)))
+    ) -> Float[np.ndarray, "stream weighting"]:
+        """The control task's accuracy on each of these streams, the mean over its labellings."""
+        found = np.zeros((len(streams), len(self.held.weights)))
         for _ in range(self.probe.controls):
             labels = target.labels.copy()
             labels[target.rows] = control_labels(target.labels[target.rows], target.types[target.rows], rng)
@@ -399,7 +410,7 @@ class _Run:
             for row, read in enumerate(streams):
                 reading = Reading.fit(read[train], labels[train], strength)
                 found[row] += self._accuracy(reading, read, labels, test) / self.probe.controls
-        return found[0], found[1]
+        return found
 
     def _r2(self, read: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         """Held-out R²: against the mean of the rows fitted on."""
@@ -426,8 +437,7 @@ class _Run:
             for _ in range(self.probe.erasures)
         ]
         directions = own.above(max(other.correlations.max(initial=0.0) for other in others))
-        truth = self.subject.tokens.encode(self.chains.symbols[self.lines.chain[test], self.lines.queries[test] + 1])
-        before = self._predicts(test) == truth
+        truth, before = self._truth[test], self._writes[test]
 
         def loss(found: Discriminants) -> Float[np.ndarray, " weighting"]:
             after = self._predicts(test, stage, lambda stream: found.erase(stream, directions)) == truth
@@ -481,7 +491,7 @@ class _Run:
                 rng = self.subject.rng(f"linear-probes: {name} {stage}")
                 strength = choose_strength(read[stage][train], result.labels[train], self.lines.chain[train], rng)
                 reading = Reading.fit(read[stage][train], result.labels[train], strength)
-                control, _ = self._controls(early, (read[stage], read[stage]), train, test, strength, rng)
+                (control,) = self._controls(early, (read[stage],), train, test, strength, rng)
                 yield _number(
                     key,
                     title,
@@ -535,11 +545,8 @@ def _says(found: list[tuple[str, Scored]]) -> str:
 
 def _fresh(subject: Subject) -> Mapping[str, Tensor]:
     """The same shape with fresh weights, on the model's device."""
-    table = subject.params["pos_embed.W_pos"]
     generator = torch.Generator().manual_seed(int(subject.rng("linear-probes: fresh weights").integers(2**31)))
-    spec = subject.checkpoint.spec.model
-    drawn = stack([initialise(spec, generator, d_vocab=len(subject.tokens), n_ctx=table.shape[1])])
-    return {name: value.to(table) for name, value in drawn.items()}
+    return untrained(subject.params, subject.checkpoint.spec.model, generator)
 
 
 def _by_line(right: np.ndarray, index: np.ndarray, left: np.ndarray) -> tuple[Cell, ...]:

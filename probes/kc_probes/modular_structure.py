@@ -29,10 +29,9 @@ from kc_interp.circuits import modular
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.finding import Cell, Figure, Finding, Number, Table
 from kc_interp.model.forward import Sites, forward
-from kc_interp.model.parameters import stack
 from kc_interp.probe import Subject
-from kc_interp.steps import Steps, all_steps
-from kc_interp.train import initial_parameters
+from kc_interp.steps import Steps, all_steps, neurons
+from kc_probes.untrained import initial
 
 FEWEST_RELABELLINGS = 100
 _RESAMPLES = 500
@@ -62,10 +61,7 @@ class ModularStructure:
     def run(self, subject: Subject) -> Finding:
         """Raises ProbeError when digits are not the numbers of Z_n, or not every combination of operands is a step."""
         residues = Residues.of(subject, all_steps(subject, self.component), self.relabellings)
-        spec = subject.checkpoint.spec
-        fresh = initial_parameters(spec, d_vocab=len(subject.tokens), n_ctx=subject.checkpoint.n_ctx)
-        untrained = stack([{name: value.to(subject.checkpoint.device) for name, value in fresh.items()}])
-        ran, before = (Ran.of(subject, params, residues) for params in (subject.params, untrained))
+        ran, before = (Ran.of(subject, params, residues) for params in (subject.params, initial(subject)))
 
         places = [Place.of(*part, twin, residues) for part, (*_, twin) in zip(ran.parts, before.parts, strict=True)]
         losses = _losses(subject, residues, ran.logits, places[0], self.hold)
@@ -76,7 +72,7 @@ class ModularStructure:
         numbers = (
             *(number for place in places for number in place.numbers(residues)),
             *losses.numbers(residues),
-            *ways.numbers(residues),
+            *ways.numbers(residues, subject.rng("modular-structure: resamples")),
         )
         return Finding(
             probe="modular-structure",
@@ -109,7 +105,7 @@ class Residues:
     def of(cls, subject: Subject, steps: Steps, relabellings: int) -> Residues:
         """Raises ProbeError when the digits are not 0 … n-1, too few to relabel, or the answers are no digits."""
         task, chains = subject.task, steps.chains
-        codes = [code for code, kind in enumerate(task.classes) if kind == "digit"]
+        codes = steps.digits
         symbols = [task.symbols[code] for code in codes]
         if symbols != [str(value) for value in range(len(symbols))]:
             raise ProbeError(
@@ -124,7 +120,7 @@ class Residues:
             steps,
             subject.ids(chains)[0, :, : steps.query + 1],
             tokens.encode(chains.answer_symbols()),
-            tokens.encode(np.asarray(codes)),
+            tokens.encode(codes),
             modular.relabellings(len(codes), relabellings, subject.rng("modular-structure: relabellings")),
             tuple(np.flatnonzero(np.isin(chains.symbols[0, : steps.query], codes)).tolist()),
             subject.split.held_out(task, chains),
@@ -167,10 +163,7 @@ class Ran:
         of_digits = run[:, residues.digits]
         found = [("logits", "Logits of the answer", of_digits - of_digits.mean(axis=1, keepdims=True))]
         for block in range(spec.depth):
-            neurons = sites.cache[f"blocks.{block}.mlp.hook_post"][0, :, -1].double().cpu().numpy()
-            # Each neuron as loud as what it writes is long.
-            loud = params[f"blocks.{block % spec.n_layers}.mlp.W_out"][0].norm(dim=1).double().cpu().numpy()
-            found.append((f"mlp{block}", f"MLP neurons of block {block}", neurons * loud))
+            found.append((f"mlp{block}", f"MLP neurons of block {block}", neurons(params, spec, sites, block)))
         return cls(params, subject, run, tuple(found))
 
     def correct(self, residues: Residues) -> Float[np.ndarray, " example"]:
@@ -421,7 +414,7 @@ class Ways:
             len(residues.operands),
         )
 
-    def numbers(self, residues: Residues) -> Iterator[Number]:
+    def numbers(self, residues: Residues, rng: np.random.Generator) -> Iterator[Number]:
         value, of_many = modular.mean_of(self.irrelevance), residues.operands.shape[1] > 2
         mean = "; mean over pairs of operands, the others fixed" if of_many else ""
         key, title = "distance-irrelevance", "Distance irrelevance"
@@ -448,7 +441,7 @@ class Ways:
             yield Number(key, title, None, note="no logit of a digit has a gradient in two operands")
             return
         exact = cosines.shape[1] == self.steps
-        low, high = (None, None) if exact else _interval(cosines)
+        low, high = (None, None) if exact else _interval(cosines, rng)
         control = modular.mean_cosine(np.stack(list(self.untrained_cosines.values())))
         yield Number(
             key,
@@ -488,11 +481,11 @@ class Ways:
         )  # fmt: skip
 
 
-def _interval(cosines: Float[np.ndarray, "pair example target"]) -> tuple[float, float]:
+def _interval(cosines: Float[np.ndarray, "pair example target"], rng: np.random.Generator) -> tuple[float, float]:
     """95 % bootstrap interval of the mean over steps, all pairs and targets of a step together."""
     there = np.isfinite(cosines)
     sums, counts = np.where(there, cosines, 0).sum(axis=(0, 2)), there.sum(axis=(0, 2))
-    draws = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES)
+    draws = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES)
     low, high = np.quantile((draws @ sums) / np.maximum(draws @ counts, 1), [0.025, 0.975])
     return float(low), float(high)
 

@@ -9,8 +9,9 @@ on the answer alone. An MLP that looks a table up has neurons
 for single combinations, and combinations of one sum have nothing in common; one that works with numbers has. The
 neurons count, not what the MLP writes: that must resemble the answer, however it was found.
 
-The control of *number* gives the digits other values, at random: what sums of those explain is due to digits being few
-and neurons smooth, not to number.
+The control of *number* gives the digits other values, at random but for those that keep arithmetic modulo their number:
+what sums of these explain is due to digits being few and neurons smooth, not to number. Fewer than four digits have no
+such values.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from kc_interp.circuits import modular
 from kc_interp.circuits.effects import Metric
 from kc_interp.circuits.reading import direct_attribution, explained, interactions, logit_lens, multisets
 from kc_interp.errors import SpecError
@@ -32,7 +34,7 @@ from kc_interp.model.forward import Sites, forward
 from kc_interp.model.graph import Graph
 from kc_interp.model.interventions import Streams
 from kc_interp.probe import Subject
-from kc_interp.steps import Steps, all_steps
+from kc_interp.steps import Steps, all_steps, neurons
 
 _ORDERS = ("one operand alone", "two together", "three together", "four together", "five together", "six together")
 _WORDS = {
@@ -66,8 +68,7 @@ class OperandStructure:
             logits = forward(subject.params, model, ids, sites=sites)[0, :, -1]
         answers = torch.from_numpy(subject.tokens.encode(steps.chains.answer_symbols())).to(logits.device)
         right = (logits.argmax(-1) == answers).cpu().numpy()
-        rng = subject.rng("operand-structure: relabellings")
-        sums = np.stack([_relabelled(steps.operands, rng).sum(axis=1) for _ in range(self.relabellings)])
+        sums = relabelled_sums(steps, self.relabellings, subject.rng("operand-structure: relabellings"))
         numbers = [
             Number(
                 "steps.right",
@@ -127,10 +128,10 @@ def _sites(block: int) -> tuple[str, str]:
 
 def _activations(subject: Subject, sites: Sites, block: int) -> Iterator[tuple[str, str, Float[np.ndarray, "e f"]]]:
     """What attention writes and what the MLP's neurons take, each neuron as loud as what it writes is long."""
-    attention, neurons = (sites.cache[name][0, :, -1].double().cpu().numpy() for name in _sites(block))
-    weights = subject.params[f"blocks.{block % subject.checkpoint.spec.model.n_layers}.mlp.W_out"][0]
+    attention = sites.cache[_sites(block)[0]][0, :, -1].double().cpu().numpy()
+    taken = neurons(subject.params, subject.checkpoint.spec.model, sites, block)
     yield f"attn{block}", f"attention of block {block}", attention
-    yield f"mlp{block}", f"MLP neurons of block {block}", neurons * weights.norm(dim=1).double().cpu().numpy()
+    yield f"mlp{block}", f"MLP neurons of block {block}", taken
 
 
 def _shares(
@@ -161,23 +162,31 @@ def _shares(
         value = None if found is None else explained(values, groups)
         control = [explained(values, other) for other in sums] if name == "number" and found is not None else []
         usable = [share for share in control if share is not None]
+        few = name == "number" and not len(sums)
+        says = "groups at random, on average"
+        if usable:
+            says = f"95 % point of {len(usable)} random values of the digits"
         yield Number(
             f"{key}.{name}",
             f"{title}: variance {_WORDS[name][0]}",
             value,
             n=len(operands),
             unit="exact",
-            control=float(np.quantile(usable, 0.95)) if usable else 0.0,
-            control_says=f"95 % point of {len(usable)} random values of the digits"
-            if usable
-            else "groups at random, on average",
+            control=None if few else float(np.quantile(usable, 0.95)) if usable else 0.0,
+            control_says="" if few else says,
             higher_means=_WORDS[name][1],
-            note=silent,
+            note=silent or (f"no control: other values of {digits} digits all keep their arithmetic" if few else ""),
         )
 
 
-def _relabelled(operands: Int[np.ndarray, "example operand"], rng: np.random.Generator) -> np.ndarray:
-    return rng.permutation(int(operands.max()) + 1)[operands]
+def relabelled_sums(steps: Steps, count: int, rng: np.random.Generator) -> Int[np.ndarray, "relabelling example"]:
+    """The operands' sums under other values of the digits that do not keep arithmetic modulo their number.
+
+    None of them for fewer than four digits, which have no such values.
+    """
+    if len(steps.digits) < modular.FEWEST_DIGITS:
+        return np.empty((0, len(steps.operands)), dtype=np.int64)
+    return modular.relabellings(len(steps.digits), count, rng)[:, steps.operands].sum(axis=-1)
 
 
 def _sentence(subject: Subject, steps: Steps, right: np.ndarray, numbers: list[Number], depth: int) -> str:
@@ -187,14 +196,17 @@ def _sentence(subject: Subject, steps: Steps, right: np.ndarray, numbers: list[N
     for block in range(depth):
         together = [of[f"mlp{block}.order{index}"].value for index in range(2, count + 1)]
         number, exchange = of[f"mlp{block}.number"], of[f"mlp{block}.exchange"]
-        if number.value is None or exchange.value is None or number.control is None:
+        if number.value is None or exchange.value is None:
             says.append(f"The MLP of block {block} does not vary.")
             continue
-        beyond = number.value > number.control
+        compared = "with so few digits there is nothing to compare it with"
+        if number.control is not None:
+            beyond = "more" if number.value > number.control else "no more"
+            compared = f"{beyond} than the {number.control:.0%} of digits with random values"
         says.append(
             f"In the MLP of block {block} {sum(share or 0.0 for share in together):.0%} of the variance comes from "
             f"operands together, {exchange.value:.0%} stays when they change places, and {number.value:.0%} depends on "
-            f"their sum ({'more' if beyond else 'no more'} than the {number.control:.0%} of digits with random values)."
+            f"their sum ({compared})."
         )
     says.append(
         "Shares say how activations are ordered, not what later parts make of them; that number orders them does not "
