@@ -77,7 +77,8 @@ def geometry(model: ModelFacts, rng: np.random.Generator) -> Finding:
         Figure("bars", "Fourier power by frequency", "Power at k = 5 is parity.", REFUTE,
                {"x": [f"k = {k}" for k in range(1, 6)], "y_title": "share of variance",
                 "series": [{"name": "embedding", "y": (y := rng.uniform(0.05, 0.4, 5)).tolist(),
-                            "low": (y * 0.8).tolist(), "high": (y * 1.2).tolist()}],
+                            "low": (y * 0.8).tolist(), "high": (y * 1.2).tolist()},
+                           {"name": "before training", "y": (y / 2).tolist()}],
                 "reference": {"y": 0.31, "name": "relabellings, 95 %"}}),
     )  # fmt: skip
     return Finding(

@@ -126,6 +126,18 @@ def test_charts_are_drawn_when_they_scroll_into_view_and_widgets_stand_side_by_s
     assert page.locator("figure[data-drawn]:not(:visible)").count() == 0
 
 
+def test_the_names_in_a_charts_legend_stand_beside_their_colours(opened: Opened) -> None:
+    opened.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    opened.draw_all()
+    gaps = opened.page.evaluate(
+        """() => [...document.querySelectorAll("g.legend g.traces")].map(one =>
+            one.querySelector(".legendtext").getBoundingClientRect().left
+            - one.querySelector(".layers").getBoundingClientRect().right)"""
+    )
+    assert len(gaps) > 1
+    assert min(gaps) > 0
+
+
 def test_the_answer_and_every_seed_stand_there_before_any_script_has_run(browser: Any, report: str) -> None:
     page = Opened(browser, report, java_script_enabled=False).page
     assert page.locator(".card svg.seeds:visible").count() == len(document().roster.models)

@@ -212,7 +212,7 @@ def _overlap_figures(models: Sequence[Measured], first: int, found: Mapping[Pair
             "Effects that two models' edges share",
             "The effect that edges have in both models, of the effect they have in either, heads matched by role; on "
             "the diagonal a model with itself on other inputs.",
-            "Pairs across the sides as dark as pairs within: then the sides do not differ in their circuits.",
+            "Pairs across the sides as high as pairs within: then the sides do not differ in their circuits.",
             {"x": names, "y": names, "z": [list(map(_or_none, row)) for row in weighted], "zmid": None, "x_title": "",
              "y_title": "", "z_title": "weighted overlap"},
         ),

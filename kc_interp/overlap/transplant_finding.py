@@ -130,7 +130,8 @@ def _transplant_figure(names: Sequence[str], units: Mapping[str, Mapping[str, li
             bounds = [t_interval(units[name][kind]) or (None, None) for name in names]
             one: dict[str, object] = {"name": kind, "y": [float(np.mean(units[name][kind])) for name in names]}
             if all(low is not None for low, _ in bounds):
-                one |= {"low": [low for low, _ in bounds], "high": [high for _, high in bounds]}
+                low, high = np.clip(np.asarray(bounds, dtype=float), 0.0, 1.0).T.tolist()  # shares of answers
+                one |= {"low": low, "high": high}
             series.append(one)
     return Figure(
         "bars",

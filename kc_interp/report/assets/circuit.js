@@ -398,7 +398,7 @@ window.Circuit = (() => {
       return mark("g", {}, line("above"), digit(kind === "first" ? "1" : "2", 15, 10));
     };
     const kept = model.edges.some((edge) => edge.kept);
-    return make("div", { class: "legend" },
+    return make("div", { class: "marks" },
       make("ul", {}, entry(line("above kept"), model.signs[0]), entry(line("below kept"), model.signs[1]),
         ...(kept ? model.kinds.map(([kind, text]) => entry(sample(kind), text)) : []),
         ...Object.entries(PARTS).map(([part, name]) => entry(port(part, 15, 10), `${name} input`))),
