@@ -117,11 +117,19 @@ def digest(content: bytes) -> str:
 
 
 def lean(finding: Mapping[str, Any]) -> dict[str, Any]:
-    """A finding (plain data) as a record keeps it: without tables and figures, of which nothing is drawn against size.
+    """A finding (plain data) as a record keeps it: numbers to six digits, no tables or figures.
 
-    A probe of the kept weights gives them again.
+    Of those nothing is drawn against size, and a probe of the kept weights gives all of it again.
     """
-    return {name: [] if name in ("tables", "figures") else value for name, value in finding.items()}
+    return {name: [] if name in ("tables", "figures") else _six_digits(value) for name, value in finding.items()}
+
+
+def _six_digits(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _six_digits(item) for key, item in value.items()}
+    return [_six_digits(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @contextmanager

@@ -9,24 +9,18 @@ where the two differ.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from kc_interp.cli.fit import dex, size
-from kc_interp.files import write_atomically
 from kc_interp.records import read_lines
+from kc_interp.report import markdown
 from kc_interp.scaling.analysis import Analysis, analyse
 from kc_interp.scaling.study import load
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- from records.jsonl -->\n", "<!-- end -->\n"
 CONTROLS = {("MAX+MED+SUM, then SUM", "SUM"), ("scrambled MAX+SUM", "MAX+SUM"), ("shuffled SUM", "SUM")}
 """What is compared with what for predictions 3, 5 and 6."""
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines) + "\n"
 
 
 def tables(analysis: Analysis) -> Iterator[str]:
@@ -37,7 +31,7 @@ def tables(analysis: Analysis) -> Iterator[str]:
         f"rates. In brackets 95 % intervals over seeds; > and < are one-sided 95 % bounds where an end lies beyond the "
         f"sizes tried so far.\n\n"
     )
-    yield markdown(
+    yield markdown.table(
         ("arm and initialisation", "runs", "learned", "threshold, parameters", "single steps, parameters"),
         [
             (
@@ -58,7 +52,7 @@ def tables(analysis: Analysis) -> Iterator[str]:
         "factor": "help of the wide initialisation",
     }
     asked = {*kinds, "control"}
-    yield markdown(
+    yield markdown.table(
         ("what", "of", "against", "dex"),
         [
             (kinds.get(one.kind, "control"), one.of, one.against, dex(one.synergy))
@@ -81,17 +75,11 @@ def outcome() -> str:
     """The README as its records would have it."""
     study = load(HERE / "study.toml")
     _, records = read_lines((HERE / "records.jsonl").read_text(encoding="utf-8"), where="records.jsonl")
-    text = (HERE / "README.md").read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "".join(tables(analyse(study, records))) + END + rest.split(END)[1]
+    return markdown.between(HERE / "README.md", "records.jsonl", "".join(tables(analyse(study, records))))
 
 
 def main() -> int:
-    made, path = outcome(), HERE / "README.md"
-    if "--check" in sys.argv[1:]:
-        return int(made != path.read_text(encoding="utf-8"))
-    write_atomically(path, made)
-    return 0
+    return markdown.update(HERE / "README.md", outcome(), check="--check" in sys.argv[1:])
 
 
 if __name__ == "__main__":

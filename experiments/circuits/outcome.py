@@ -23,9 +23,9 @@ from typing import Any
 from kc_interp.comparison import permutation_p, t_interval, welch_interval
 from kc_interp.files import write_atomically
 from kc_interp.records import Record, Store, read_lines
+from kc_interp.report import markdown
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- from records.jsonl -->\n", "<!-- end -->\n"
 STUDY, ALONE, JOINT, SHUFFLED = "circuits", "SUM", "MAX+MED+SUM", "shuffled SUM"
 
 SHOWN: Mapping[tuple[str, str], str] = {
@@ -56,11 +56,6 @@ Values = Mapping[tuple[str, str], Mapping[str, Sequence[tuple[float, float | Non
 """Probe and key -> arm -> (value, control) of every seed that learned."""
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines) + "\n"
-
-
 def values_of(records: Sequence[Record]) -> Values:
     """Every shown number of every run that learned; what a probe could not measure is left out."""
     found: dict[tuple[str, str], dict[str, list[tuple[float, float | None]]]] = {name: {} for name in SHOWN}
@@ -79,7 +74,7 @@ def tables(records: Sequence[Record], overlap: Mapping[str, Any] | None) -> Iter
     arms = list(dict.fromkeys(record.arm for record in records))
     values = values_of(records)
     shown = {key: title for key, title in SHOWN.items() if values[key]}
-    yield markdown(
+    yield markdown.table(
         ("arm", "runs", "learned SUM"),
         [
             (arm, str(len(own)), str(sum(bool(record.learned) for record in own)))
@@ -88,24 +83,24 @@ def tables(records: Sequence[Record], overlap: Mapping[str, Any] | None) -> Iter
         ],
     )
     yield "Over the seeds that learned: mean, its 95 % interval, and the median.\n\n"
-    yield markdown(
+    yield markdown.table(
         ("", *arms),
         [(title, *(_mean(values[key].get(arm, ())) for arm in arms)) for key, title in shown.items()],
     )
     yield "Differences: the second arm's mean minus the first's, Welch's 95 % interval, exact permutation p.\n\n"
     pairs = list(combinations(arms, 2))
-    yield markdown(
+    yield markdown.table(
         ("", *(f"{one}, {other}" for one, other in pairs)),
         [
             (title, *(_difference(values[key].get(one, ()), values[key].get(other, ())) for one, other in pairs))
             for key, title in shown.items()
         ],
     )
-    yield markdown(("prediction", "says", "found", "so"), list(predictions(values)))
+    yield markdown.table(("prediction", "says", "found", "so"), list(predictions(values)))
     verdicts = _verdicts(records)
     if verdicts:
         rows = [(arm, *(str(own[key]) for key in VERDICTS)) for arm, own in verdicts.items()]
-        yield markdown(("seeds by verdict", *VERDICTS.values()), rows)
+        yield markdown.table(("seeds by verdict", *VERDICTS.values()), rows)
     if overlap is not None:
         yield from _overlap_tables(overlap)
 
@@ -248,7 +243,7 @@ def _overlap_tables(overlap: Mapping[str, Any]) -> Iterator[str]:
         "inputs and compared on the other; jackknife intervals over seeds. *Shuffled*: circuits whose heads were "
         "exchanged within every kind of edge, matched alike. *Itself*: a model on the two halves.\n\n"
     )
-    yield markdown(("circuits", "pairs", "overlap", "shuffled", "itself", "within minus across"), rows)
+    yield markdown.table(("circuits", "pairs", "overlap", "shuffled", "itself", "within minus across"), rows)
 
 
 def _of(mean: Any, sign: str = "") -> str:
@@ -294,19 +289,14 @@ def outcome(folder: Path = HERE) -> str:
     _, records = read_lines((folder / "records.jsonl").read_text(encoding="utf-8"), where="records.jsonl")
     measured = folder / "overlap.json"
     overlap = json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else None
-    before, rest = (folder / "README.md").read_text(encoding="utf-8").split(BEGIN)
-    return before + BEGIN + "\n" + "".join(tables(records, overlap)) + END + rest.split(END)[1]
+    return markdown.between(folder / "README.md", "records.jsonl", "\n" + "".join(tables(records, overlap)))
 
 
 def main(arguments: Sequence[str]) -> int:
     if "--overlap" in arguments:
         store = Path(next((name for name in arguments if not name.startswith("-")), str(HERE / "records.sqlite")))
         write_atomically(HERE / "overlap.json", json.dumps(measure_overlap(store), indent=1) + "\n")
-    made, path = outcome(), HERE / "README.md"
-    if "--check" in arguments:
-        return int(made != path.read_text(encoding="utf-8"))
-    write_atomically(path, made)
-    return 0
+    return markdown.update(HERE / "README.md", outcome(), check="--check" in arguments)
 
 
 if __name__ == "__main__":

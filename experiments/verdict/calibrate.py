@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from kc_interp.checkpoint import Checkpoint, context_length, load
 from kc_interp.circuits.verdict import KINDS, Evidence, Ordered, Rule, judge
 from kc_interp.comparison import t_interval
-from kc_interp.files import write_atomically
 from kc_interp.known_answers import KnownAnswer
 from kc_interp.known_answers.constructed import arithmetic_sum, composed_table_sum, flat_table_sum
 from kc_interp.model import parameters
@@ -34,6 +33,7 @@ from kc_interp.model.forward import forward
 from kc_interp.plugins import make_task
 from kc_interp.probe import Subject
 from kc_interp.records import Record, Store
+from kc_interp.report import markdown
 from kc_interp.scaling.study import load as load_study
 from kc_interp.spec import RunSpec
 from kc_interp.statistics import wilson
@@ -43,12 +43,11 @@ from kc_probes.verdict import VerdictProbe
 
 HERE = Path(__file__).parent
 MODELS, SEEN = HERE / "models.jsonl", HERE / "seen.txt"
-BEGIN, END = "<!-- from models.jsonl -->\n", "<!-- end -->\n"
 NULLS = 200
-NOISES = (0.0, 0.0003, 0.001, 0.003, 0.01)
+NOISES = (0.0, 0.0003, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1)
 INITIALISATIONS: tuple[Literal["narrow"], Literal["wide"]] = ("narrow", "wide")
 MODULI = (6, 7, 8, 9, 10)
-RETRAINED = 5
+RETRAINED = 10
 """Models of each study and verdict that are retrained."""
 
 DECLARED = KINDS[:3]
@@ -69,23 +68,23 @@ Found = Sequence[tuple[Record, Path]]
 
 def judged(subject: Subject, **facts: Any) -> Model:
     """One model's verdict, what it would be without asking for the table, its evidence, and held-out steps."""
-    evidence, _, held = VerdictProbe().read(subject)
+    found = VerdictProbe().read(subject)
+    evidence = found.evidence
     return {
         "verdict": judge(evidence).kind,
         "internals": judge(dataclasses.replace(evidence, right=1.0)).kind,
         "evidence": plain(evidence),
-        "held": {name: [int(of.sum()), len(of)] for name, of in held.items()},
+        "held": {name: [int(of.sum()), len(of)] for name, of in found.held.items()},
         **facts,
     }
 
 
 def plain(evidence: Evidence) -> dict[str, Any]:
     """All of it, rounded."""
-    found = {field.name: getattr(evidence, field.name) for field in dataclasses.fields(evidence)}
-    found = {
-        key: {**dataclasses.asdict(value), "index": value.index} if isinstance(value, Ordered) else value
-        for key, value in found.items()
-    }
+    found: dict[str, Any] = dataclasses.asdict(evidence)
+    for field in dataclasses.fields(evidence):
+        if isinstance(value := getattr(evidence, field.name), Ordered):
+            found[field.name]["index"] = value.index
     rounded: dict[str, Any] = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 5))
     return rounded
 
@@ -202,8 +201,7 @@ def follow(model: Checkpoint, *, shift: int = 3, most: int = 300) -> Model:
     subject = Subject("retrained", model)
     steps = all_steps(subject, "SUM")
     ids = subject.ids(steps.chains)[:, :, : steps.query + 1]
-    codes = np.asarray([code for code, kind in enumerate(model.task.classes) if kind == "digit"])
-    digits = torch.from_numpy(subject.tokens.encode(codes))
+    digits = torch.from_numpy(subject.tokens.encode(steps.digits))
     answers = torch.searchsorted(digits, torch.from_numpy(subject.tokens.encode(steps.chains.answer_symbols())))
     before = forward(model.stacked, model.spec.model, ids)[0, :, -1][:, digits].argmax(1)
     known, sums = before == answers, torch.from_numpy(steps.operands.sum(axis=1))
@@ -283,11 +281,10 @@ def _errors(models: Mapping[str, Model]) -> Iterator[str]:
     from scipy.stats import binom
 
     rows = []
-    for group, kinds in FALSE.items():
-        of = _of(models, group)
-        if group == "trained failures":
-            of = [model for model in of if not _knows(model)]
-            group = "trained failures that do not know the single steps"
+    unknowing = [model for model in _of(models, "trained failures") if not _knows(model)]
+    groups = [(group, _of(models, group), kinds) for group, kinds in FALSE.items()]
+    groups.append(("of the trained failures, those that do not know the single steps", unknowing, DECLARED))
+    for group, of, kinds in groups:
         for kind in kinds:
             limit = int(binom.ppf(0.99, len(of), 0.05))
             counts = [sum(model[key] == kind for model in of) for key in ("verdict", "internals")]
@@ -296,7 +293,7 @@ def _errors(models: Mapping[str, Model]) -> Iterator[str]:
         "False verdicts, with 95 % intervals (Wilson). *Allowed* is the 99 % limit of a true rate of 5 %. The last "
         "column leaves out that a model must know the table.\n\n"
     )
-    yield markdown(("group", "verdict", "models", "allowed", "declared", "by internals alone"), rows)
+    yield markdown.table(("group", "verdict", "models", "allowed", "declared", "by internals alone"), rows)
     failed = _of(models, "trained failures")
     knowing = [model for model in failed if _knows(model)]
     said = Counter(model["verdict"] for model in knowing)
@@ -335,7 +332,7 @@ def _power(models: Mapping[str, Model]) -> Iterator[str]:
         ("flat table: shuffled tables, trained", "-", str(len(known)), share(hits, len(known)), _counted(others))
     )
     yield "Power: true verdicts, of the models that know the table.\n\n"
-    yield markdown(("truth", "noise", "models", "declared", "instead"), rows)
+    yield markdown.table(("truth", "noise", "models", "declared", "instead"), rows)
 
 
 def _foretold(models: Mapping[str, Model]) -> Iterator[str]:
@@ -358,7 +355,7 @@ def _foretold(models: Mapping[str, Model]) -> Iterator[str]:
         "models know at least half. The answers of a shuffled table cannot be known unseen.\n\n"
     )
     columns = ("table", "verdict", "models", "triples", "of models", "triples with a held-out pair", "of models")
-    yield markdown(columns, rows)
+    yield markdown.table(columns, rows)
 
 
 def _arms(models: Mapping[str, Model]) -> Iterator[str]:
@@ -382,7 +379,7 @@ def _arms(models: Mapping[str, Model]) -> Iterator[str]:
         "number index: median, range",
         "a pair first",
     )
-    yield markdown(columns, rows)
+    yield markdown.table(columns, rows)
     yield "*A pair first*: one pair makes at least half of the interactions where operands first meet.\n\n"
 
 
@@ -404,7 +401,7 @@ def _follows(models: Mapping[str, Model]) -> Iterator[str]:
     if rows:
         yield "Retrained on half of the steps of one sum with other answers: the share of other steps that follow.\n\n"
         columns = ("verdict", "models", "same sum", "other sums, same answer", "other sums and answers", "first two")
-        yield markdown(columns, rows)
+        yield markdown.table(columns, rows)
 
 
 def _held(model: Model, name: str) -> float:
@@ -428,17 +425,10 @@ def share(count: int, n: int) -> str:
     return f"{count} of {n} ({low:.0%} to {high:.0%})"
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines) + "\n"
-
-
-def outcome() -> str:
-    """README.md as models.jsonl would have it."""
+def judged_before() -> dict[str, Model]:
+    """The models of models.jsonl, by name."""
     lines = MODELS.read_text(encoding="utf-8").splitlines() if MODELS.is_file() else []
-    models = {model.pop("name"): model for model in map(json.loads, lines)}
-    before, rest = (HERE / "README.md").read_text(encoding="utf-8").split(BEGIN)
-    return before + BEGIN + "".join(page(models)) + END + rest.split(END)[1]
+    return {model.pop("name"): model for model in map(json.loads, lines)}
 
 
 def main() -> int:
@@ -449,16 +439,13 @@ def main() -> int:
     if asked.stores:
         torch.set_num_threads(1)
         found = runs(asked.stores)
-        lines = MODELS.read_text(encoding="utf-8").splitlines() if MODELS.is_file() else []
-        done = {model.pop("name"): model for model in map(json.loads, lines)}
+        done = judged_before()
         for jobs in (untrained(), constructed(), shuffled(found), trained(found)):
             work(jobs, done)
         work(retrained(found, done), done)
-    made = outcome()
-    if asked.check:
-        return int(made != (HERE / "README.md").read_text(encoding="utf-8"))
-    write_atomically(HERE / "README.md", made)
-    return 0
+    page_path = HERE / "README.md"
+    made = markdown.between(page_path, "models.jsonl", "".join(page(judged_before())))
+    return markdown.update(page_path, made, check=asked.check)
 
 
 if __name__ == "__main__":

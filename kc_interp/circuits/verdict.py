@@ -340,9 +340,11 @@ def _relabelled(
     for _ in range(10 * count):
         value = rng.permutation(digits)
         affine = not ((value - value[0] - (value[1] - value[0]) * np.arange(digits)) % digits).any()
-        if len(found) < count and not affine and (way := _way(value, operands)) not in ways:
+        if not affine and (way := _way(value, operands)) not in ways:
             ways.add(way)
             found.append(value)
+        if len(found) == count:
+            break
     return found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -64,97 +65,85 @@ class VerdictProbe:
 
     def run(self, subject: Subject) -> Finding:
         """Raises ProbeError when the task has no single steps of two or more digits in every combination."""
-        found, right, held = self.read(subject)
-        verdict = judge(found, self.rule)
-        example = subject.task.format(all_steps(subject, self.component).chains.take(slice(0, 1)))[0]
+        found = self.read(subject)
+        verdict = judge(found.evidence, self.rule)
+        example = subject.task.format(found.steps.chains.take(slice(0, 1)))[0]
+        count = len(found.steps.operands)
         return Finding(
             probe="verdict",
             subject=subject.name,
             title="The verdict: flat table, table of pairs composed, structured by number, or neither",
-            sentence=_sentence(subject, found, verdict, held, len(right), example),
+            sentence=_sentence(subject, verdict, found.held, count, example),
             status="unlearned" if subject.learned is False else "ok",
-            numbers=tuple(_numbers(found, verdict, held, len(right))),
-            tables=(_table(found),),
+            numbers=tuple(_numbers(found.evidence, verdict, found.held, count)),
+            tables=(_table(found.evidence),),
             settings=dataclasses.asdict(self),
         )
 
-    def read(
-        self, subject: Subject
-    ) -> tuple[Evidence, Bool[np.ndarray, " example"], Mapping[str, Bool[np.ndarray, " step"]]]:
-        """The evidence; which single steps are answered rightly; and which of those held out, as triples or pairs.
-
-        Raises ProbeError as `run` does.
-        """
+    def read(self, subject: Subject) -> Reading:
+        """What the verdict follows from, and what it is tested by. Raises ProbeError as `run` does."""
         steps = all_steps(subject, self.component)
-        model, device = subject.checkpoint.spec.model, subject.checkpoint.device
-        ids = subject.ids(steps.chains)[:, :, : steps.query + 1]
-        answers = torch.from_numpy(subject.tokens.encode(steps.chains.answer_symbols())).to(device)
-        codes = np.asarray([code for code, kind in enumerate(subject.task.classes) if kind == "digit"])
-        digits = torch.from_numpy(subject.tokens.encode(codes)).to(device)
-        trained = np.ones(len(answers), dtype=bool)
-        if len(subject.split.orbits):
-            trained = ~subject.split.held_out(subject.task, steps.chains)
-        parts, logits, right = sites(subject.params, model, ids, answers, digits, trained)
         task = subject.task.components().get(self.component or "", subject.task)
+        ids = subject.ids(steps.chains)[:, :, : steps.query + 1]
+        answers, digits = (
+            torch.from_numpy(subject.tokens.encode(codes)).to(subject.checkpoint.device)
+            for codes in (steps.chains.answer_symbols(), steps.digits)
+        )
+        held = subject.split.held_out(subject.task, steps.chains)
+        parts, logits, right = sites(subject.params, subject.checkpoint.spec.model, ids, answers, digits, ~held)
         found = evidence(
             parts,
             logits,
             right,
             steps.operands,
-            _results_of_pairs(task),
+            _results_of_pairs(task, steps),
             subject.rng("verdict: relabellings"),
-            trained=trained,
+            trained=~held,
             relabellings=self.relabellings,
             meet=self.meet,
         )
-        return found, right, dict(_held_out(subject, steps, right))
+        with_pair = _with_held_pair(subject, task, steps)
+        return Reading(steps, found, {"pairs": right[held & with_pair], "triples": right[held & ~with_pair]})
 
 
-def _results_of_pairs(task: Task) -> Int[np.ndarray, "digit digit"] | None:
-    """What every two digits give in a step of their own, as a task lists it; None when it lists no such steps."""
+@dataclass(frozen=True)
+class Reading:
+    """One model: all single steps, the evidence, and whether it answers those held out rightly, as pairs or triples."""
+
+    steps: Steps
+    evidence: Evidence
+    held: Mapping[str, Bool[np.ndarray, " step"]]
+
+
+def _of_two(task: Task, steps: Steps) -> tuple[Chains, Int[np.ndarray, "example two"]]:
+    """The task's single steps of two operands, and these."""
     atoms = task.atoms()
-    digits = [code for code, kind in enumerate(task.classes) if kind == "digit"]
     inside = np.arange(atoms.symbols.shape[1]) < atoms.prompts[:, None]
-    places = np.isin(atoms.symbols, digits) & inside
-    atoms = atoms.take(rows := np.flatnonzero(places.sum(axis=1) == 2))
-    if len(atoms) != len(digits) ** 2:
+    places = np.isin(atoms.symbols, steps.digits) & inside
+    rows = np.flatnonzero(places.sum(axis=1) == 2)
+    codes = atoms.symbols[rows][places[rows]].reshape(-1, 2)
+    return atoms.take(rows), np.searchsorted(steps.digits, codes)
+
+
+def _results_of_pairs(task: Task, steps: Steps) -> Int[np.ndarray, "digit digit"] | None:
+    """What every two digits give in a step of their own, as a task lists it; None when it lists no such steps."""
+    atoms, operands = _of_two(task, steps)
+    if len(atoms) != len(steps.digits) ** 2:
         return None
-    operands = np.searchsorted(digits, atoms.symbols[places[rows][:, : atoms.symbols.shape[1]]].reshape(-1, 2))
-    results = np.empty((len(digits), len(digits)), dtype=np.int64)
-    results[operands[:, 0], operands[:, 1]] = np.searchsorted(digits, atoms.answer_symbols())
+    results = np.empty((len(steps.digits), len(steps.digits)), dtype=np.int64)
+    results[operands[:, 0], operands[:, 1]] = np.searchsorted(steps.digits, atoms.answer_symbols())
     return results
 
 
-def _held_out(
-    subject: Subject, steps: Steps, right: Bool[np.ndarray, " example"]
-) -> Iterator[tuple[str, Bool[np.ndarray, " step"]]]:
-    """Of held-out steps, whether each is answered rightly: those with a held-out pair in them, and the others."""
-    if not len(subject.split.orbits):
-        return
-    held = subject.split.held_out(subject.task, steps.chains)
-    pairs = _held_pairs(subject, steps.chains)
-    ordered = np.sort(steps.operands, axis=1)
-    within = np.zeros(len(ordered), dtype=bool)
-    for one in range(ordered.shape[1]):
-        for other in range(one + 1, ordered.shape[1]):
-            within |= np.isin(ordered[:, one] * 1000 + ordered[:, other], pairs)
-    yield "pairs", right[held & within]
-    yield "triples", right[held & ~within]
-
-
-def _held_pairs(subject: Subject, like: Chains) -> Int[np.ndarray, " pair"]:
-    """The held-out pairs of the operation of `like`, smaller digit first, as one number each."""
-    task = subject.task
-    atoms = task.atoms()
-    digits = [code for code, kind in enumerate(task.classes) if kind == "digit"]
-    operation = np.asarray([kind == "operation" for kind in task.classes])
-    named = like.symbols[0][operation[like.symbols[0]]][:1]
-    inside = np.arange(atoms.symbols.shape[1]) < atoms.prompts[:, None]
-    places = np.isin(atoms.symbols, digits) & inside
-    rows = np.flatnonzero((places.sum(axis=1) == 2) & np.isin(atoms.symbols, named).any(axis=1))
-    rows = rows[subject.split.held_out(task, atoms.take(rows))]
-    found = np.sort(np.searchsorted(digits, atoms.symbols[rows][places[rows]].reshape(-1, 2)), axis=1)
-    return found[:, 0] * 1000 + found[:, 1]
+def _with_held_pair(subject: Subject, task: Task, steps: Steps) -> Bool[np.ndarray, " example"]:
+    """Which steps contain a pair that is held out, in any order."""
+    atoms, operands = _of_two(task, steps)
+    held = np.zeros((len(steps.digits), len(steps.digits)), dtype=bool)
+    one, other = operands[subject.split.held_out(subject.task, atoms)].T
+    held[one, other] = held[other, one] = True
+    places = range(steps.operands.shape[1])
+    pairs = [held[steps.operands[:, one], steps.operands[:, other]] for one, other in combinations(places, 2)]
+    return np.any(pairs, axis=0)
 
 
 def _numbers(
@@ -237,7 +226,6 @@ def _table(found: Evidence) -> Table:
 
 def _sentence(
     subject: Subject,
-    found: Evidence,
     verdict: Verdict,
     held: Mapping[str, Bool[np.ndarray, " step"]],
     count: int,
