@@ -14,7 +14,7 @@ import pytest
 from kc_interp import gallery
 from kc_interp.errors import SpecError
 from kc_interp.gallery.drawing import Drawing
-from kc_interp.records import Record
+from kc_interp.records import Record, lean
 from kc_interp.scaling.analysis import Analysis, analyse
 from kc_interp.scaling.law_report import LawReport, laws
 from kc_interp.scaling.simulation import CHANCE, Times, World
@@ -102,7 +102,7 @@ def _record(
         key=run.key, study=study.name, arm=arm.name, seed=seed, ensemble=f"{arm.name}{point['d_model']}", member=seed,
         d_model=point["d_model"], parameters=size_of(point["d_model"]), spec=to_plain(run.spec),
         metrics={"items": 500, "sets": {"test: SUM": measured, "atoms: SUM": measured}}, learned=learned,
-        curve=tuple(curve), findings=(found,) if probes else (), wall_seconds=1.0, made="2026-11-24T00:00:00+00:00",
+        curve=tuple(curve), findings=(lean(found),) if probes else (), wall_seconds=1.0, made="2026-11-24T00:00:00+00:00",
         provenance={"commit": "0" * 40, "torch": "2.13.0", "device": "x86_64", "members": 4},
     )  # fmt: skip
 

@@ -103,10 +103,11 @@ def test_every_kind_of_figure_has_a_table_with_a_cell_for_every_column(figure: F
 
 def test_a_table_holds_the_numbers_of_its_chart() -> None:
     bars = next(figure for figure in CHARTS if figure.kind == "bars")
-    (series,) = bars.data["series"]
+    trained, before = bars.data["series"]
     table = plots.table_of(bars)
-    assert [row[1] for row in table.rows] == list(series["y"])
-    assert [row[3] for row in table.rows] == list(series["high"])
+    assert [row[1] for row in table.rows] == list(trained["y"])
+    assert [row[3] for row in table.rows] == list(trained["high"])
+    assert [row[4:] for row in table.rows] == [(value,) for value in before["y"]]
     heat = next(figure for figure in CHARTS if figure.kind == "heatmap")
     assert [list(row[1:]) for row in plots.table_of(heat).rows] == heat.data["z"]
 
