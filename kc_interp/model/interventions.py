@@ -22,7 +22,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kc_interp.model.forward import LAYER_NORM_EPS
+from kc_interp.model.forward import LAYER_NORM_EPS, Sites
 from kc_interp.model.graph import BIAS, Graph
 from kc_interp.spec import ModelSpec
 
@@ -112,6 +112,32 @@ def run(
     The number of writers given says at which block to begin. With `answer_only` the last block's queries are those
     of the last position only, and what is returned as written is what was written there. Differentiable.
     """
+    written, stream = _through(params, spec, written, mix, Sites(), answer_only=answer_only)
+    last = slice(-1, None)
+    return written, _read_out(params, spec, stream[..., last, :], written[..., last, :], mix)[:, :, 0]
+
+
+def run_everywhere(
+    params: Mapping[str, Tensor],
+    spec: ModelSpec,
+    written: Float[Tensor, "run writer batch pos d_model"],
+    *,
+    mix: Mix | None = None,
+    sites: Sites | None = None,
+) -> tuple[Float[Tensor, "run writer_out batch pos d_model"], Float[Tensor, "run batch pos d_vocab"]]:
+    """As `run`, with the logits at every position, to follow a whole chain.
+
+    `sites` records or edits `blocks.{b}.attn.hook_pattern` and `blocks.{b}.mlp.hook_post` (as `forward` names and
+    shapes them); no other site passes here.
+    """
+    written, stream = _through(params, spec, written, mix, sites or Sites(), answer_only=False)
+    return written, _read_out(params, spec, stream, written, mix)
+
+
+def _through(
+    params: Mapping[str, Tensor], spec: ModelSpec, written: Tensor, mix: Mix | None, sites: Sites, *, answer_only: bool
+) -> tuple[Float[Tensor, "run writer_out batch pos_out d_model"], Float[Tensor, "run batch pos_out d_model"]]:
+    """All that is written up to the last block, and its sum with the biases."""
     graph, bias = Graph.of(spec), biases(params, spec)
     first, over = divmod(written.shape[1] - graph.head(0), spec.n_heads + 1)
     if over:
@@ -120,17 +146,22 @@ def run(
     last = slice(-1, None)
     for block in range(first, spec.depth):
         only = answer_only and block == spec.depth - 1
-        heads = _heads(params, spec, block, stream, written, last if only else slice(None), mix)
+        heads = _heads(params, spec, block, stream, written, last if only else slice(None), mix, sites)
         if only:
             written, stream = written[..., last, :], stream[..., last, :]
         written = torch.cat([written, heads], dim=1)
         stream = stream + heads.sum(1) + params[f"blocks.{block % spec.n_layers}.attn.b_O"][0]
-        out = _mlp(params, spec, block, stream, written, mix)
+        out = _mlp(params, spec, block, stream, written, mix, sites)
         written = torch.cat([written, out[:, None]], dim=1)
         stream = stream + out
-    seen = _seen(mix, graph.reader(spec.depth), 1, stream[..., last, :], written[..., last, :])[:, 0]
-    logits = _normalised(params, spec, seen, "ln_final") @ params["unembed.W_U"][0] + params["unembed.b_U"][0]
-    return written, logits[:, :, 0]
+    return written, stream
+
+
+def _read_out(
+    params: Mapping[str, Tensor], spec: ModelSpec, stream: Tensor, written: Tensor, mix: Mix | None
+) -> Float[Tensor, "run batch pos d_vocab"]:
+    seen = _seen(mix, Graph.of(spec).reader(spec.depth), 1, stream, written)[:, 0]
+    return _normalised(params, spec, seen, "ln_final") @ params["unembed.W_U"][0] + params["unembed.b_U"][0]
 
 
 def replaced(
@@ -210,6 +241,7 @@ def _heads(
     written: Float[Tensor, "run writer batch pos d_model"],
     queries: slice,
     mix: Mix | None,
+    sites: Sites,
 ) -> Float[Tensor, "run head batch query d_model"]:
     """What each head of a block writes, without the output bias."""
     weights, reader = f"blocks.{block % spec.n_layers}.", Graph.of(spec).reader(block)
@@ -219,16 +251,25 @@ def _heads(
     seen = _seen(mix, reader + spec.n_heads, 2 * spec.n_heads, stream, written)
     keys, values = (seen, seen) if mix is None else seen.split(spec.n_heads, dim=1)
     k, v = projected(params, spec, weights, "K", keys), projected(params, spec, weights, "V", values)
-    return attended(q, k, v) @ params[weights + "attn.W_O"][0][:, None]
+    name = f"blocks.{block}.attn.hook_pattern"
+    z = attended(q, k, v) if not sites.wants(name) else sites(name, pattern(q, k).transpose(1, 2)).transpose(1, 2) @ v
+    return z @ params[weights + "attn.W_O"][0][:, None]
 
 
 def attended(
     q: Float[Tensor, "*some query d_head"], k: Float[Tensor, "*some pos d_head"], v: Float[Tensor, "*some pos d_head"]
 ) -> Float[Tensor, "*some query d_head"]:
     """Causal attention of the last `query` positions over all: each head's z."""
+    return pattern(q, k) @ v
+
+
+def pattern(
+    q: Float[Tensor, "*some query d_head"], k: Float[Tensor, "*some pos d_head"]
+) -> Float[Tensor, "*some query pos"]:
+    """How much each of the last `query` positions attends to each position up to its own."""
     future = torch.full((q.shape[-2], k.shape[-2]), -math.inf, dtype=q.dtype, device=q.device)
     scores = (q / math.sqrt(q.shape[-1])) @ k.mT + future.triu(k.shape[-2] - q.shape[-2] + 1)
-    return scores.softmax(-1) @ v
+    return scores.softmax(-1)
 
 
 def projected(
@@ -251,11 +292,12 @@ def _mlp(
     stream: Float[Tensor, "run batch pos d_model"],
     written: Float[Tensor, "run writer batch pos d_model"],
     mix: Mix | None,
+    sites: Sites,
 ) -> Float[Tensor, "run batch pos d_model"]:
     """What a block's MLP writes."""
     weights = f"blocks.{block % spec.n_layers}."
     seen = _seen(mix, Graph.of(spec).reader(block, 3), 1, stream, written)[:, 0]
     pre = F.linear(_normalised(params, spec, seen, weights + "ln2"), params[weights + "mlp.W_in"][0].mT)
     pre = pre + params[weights + "mlp.b_in"][0]
-    post = F.relu(pre) if spec.act == "relu" else F.gelu(pre)
+    post = sites(f"blocks.{block}.mlp.hook_post", F.relu(pre) if spec.act == "relu" else F.gelu(pre))
     return F.linear(post, params[weights + "mlp.W_out"][0].mT, params[weights + "mlp.b_out"][0])

@@ -1,0 +1,457 @@
+"""What a model does with one expression, untouched or with parts of it cut: the numbers behind every view.
+
+Everything is exact: a cut part carries something else, and all that reads it is computed anew
+(`kc_interp.model.interventions`). Teacher-forced, the model is shown the correct chain; free-running, it reads what it
+wrote itself. What a cut part carries instead is taken position by position from a teacher-forced run: of questions of
+the same shape (mean, resample) or of the second expression (patch). Where a free run grows longer than that, nothing
+is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kc_interp.checkpoint import Checkpoint
+from kc_interp.circuits.effects import Metric
+from kc_interp.errors import DataError, ProbeError
+from kc_interp.explorer.state import Cut, How
+from kc_interp.model.forward import Sites, unembed
+from kc_interp.model.graph import Graph
+from kc_interp.model.interventions import Mix, Streams, biases, embedded, mixing, run_everywhere
+from kc_interp.tasks.task import Chains
+from kc_interp.tokens import lines, position_classes
+
+REFERENCES = 64
+"""Questions of the same shape, over which a mean is taken."""
+
+_KEPT = 64
+_NEURON = re.compile(r"m(\d+)\.n(\d+)")
+_BLOCK = re.compile(r"(a|resid)(\d+)")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What one model made of one expression. Positions count from 0; `probabilities[p]` is for the symbol at p + 1.
+
+    `symbols` is what the model read: the question, then the correct chain (teacher-forced) or what it wrote itself
+    (`free`), the end symbol last; `asked` is the number of symbols of the question. `correct` is the correct chain.
+    `written` is what every writer wrote (named as `Graph.writers`; the bias stands elsewhere and is 0 here).
+    """
+
+    symbols: tuple[str, ...]
+    correct: tuple[str, ...]
+    classes: tuple[str, ...]
+    line: tuple[int, ...]
+    asked: int
+    free: bool
+    vocabulary: tuple[str, ...]
+    probabilities: Float[np.ndarray, "pos d_vocab"]
+    patterns: Float[np.ndarray, "layer head pos pos"]
+    neurons: Float[np.ndarray, "layer pos d_mlp"]
+    written: Float[Tensor, "writer pos d_model"]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The model's most probable next symbol at each position but the last."""
+        return tuple(self.vocabulary[token] for token in self.probabilities.argmax(-1))
+
+    @property
+    def end(self) -> bool:
+        """Whether the chain ends with the end symbol; a free run stops without it where the context is full."""
+        return self.classes[-1] == "end"
+
+    @property
+    def answer(self) -> str | None:
+        """The answer: teacher-forced the most probable symbol where the answer stands, free the last before the end."""
+        if self.free:
+            return self.symbols[-2] if self.end and len(self.symbols) > self.asked + 1 else None
+        return self.choices[self.query]
+
+    @property
+    def query(self) -> int:
+        """The position that predicts the answer: two before the end symbol."""
+        return max(len(self.symbols) - 3, 0)
+
+    @property
+    def target(self) -> str:
+        """The correct answer."""
+        return self.correct[-2]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the model writes the whole correct chain by itself (its greedy choice is right everywhere)."""
+        if self.free:
+            return self.symbols == self.correct
+        return self.choices[self.asked - 1 :] == self.correct[self.asked :]
+
+    def top(self, position: int, count: int = 6) -> list[tuple[str, float]]:
+        """The most probable next symbols at a position."""
+        row = self.probabilities[position]
+        return [(self.vocabulary[token], float(row[token])) for token in np.argsort(-row, kind="stable")[:count]]
+
+    def probability(self, position: int) -> float:
+        """How probable the symbol at this position was before it was read (position > 0)."""
+        return float(self.probabilities[position - 1, self.vocabulary.index(self.symbols[position])])
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What cut parts carry instead: every writer's and every neuron's value at each position of the correct chain."""
+
+    written: Float[Tensor, "writer pos d_model"]
+    bias: Float[Tensor, "stage d_model"]
+    neurons: Float[Tensor, "layer pos d_mlp"]
+
+
+class Thinker:
+    """One checkpoint that answers questions under interventions. Answers are kept, the most recent ones."""
+
+    def __init__(self, name: str, checkpoint: Checkpoint) -> None:
+        self.name, self.checkpoint = name, checkpoint
+        self.graph = Graph.of(checkpoint.spec.model)
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def params(self) -> Mapping[str, Tensor]:
+        return self.checkpoint.stacked
+
+    @cached_property
+    def d_mlp(self) -> int:
+        return int(self.checkpoint.params["blocks.0.mlp.W_in"].shape[-1])
+
+    def kept(self, key: Any, make: Callable[[], _T]) -> _T:
+        """What `make` made the last time for this key, while it is kept."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = make()
+        with self._lock:
+            self._kept[key] = made
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return made
+
+    def read(self, text: str) -> Chains:
+        """The question with its correct chain. Raises ExpressionError, or DataError on what this model cannot read."""
+        return self.kept(("read", text), lambda: self._read(text))
+
+    def _read(self, text: str) -> Chains:
+        task, tokens = self.checkpoint.task, self.checkpoint.tokens
+        chains = task.parse(text)
+        if not tokens.knows(chains)[0]:
+            known = set(tokens.codes)
+            strange = dict.fromkeys(task.symbols[code] for code in chains.symbols[0].tolist() if code not in known)
+            raise DataError(f"{self.name} has no token for {', '.join(strange)}; it reads {' '.join(tokens.symbols)}")
+        needed = int(chains.lengths[0]) - 1
+        if needed > self.checkpoint.n_ctx:
+            raise DataError(
+                f"the chain of this question has {needed + 1} symbols, {self.name} reads {self.checkpoint.n_ctx}; "
+                "ask with fewer operations"
+            )
+        return chains
+
+    def think(
+        self, question: str, cuts: Sequence[Cut] = (), *, twin: str = "", free: bool = False, seed: int = 0
+    ) -> Thought:
+        """What the model does with the question under the cuts.
+
+        Raises ExpressionError or DataError on a question it cannot read, ProbeError on a part that it does not have or
+        a second expression that does not fit.
+        """
+        changed = tuple((cut.how, cut.what, cut.position) for cut in cuts)
+        sourced = {cut.how for cut in cuts}
+        key = (
+            "think",
+            question,
+            changed,
+            twin if "patch" in sourced else "",
+            free,
+            seed if "resample" in sourced else 0,
+        )
+        return self.kept(key, lambda: self._think(question, cuts, twin, free, seed))
+
+    def _think(self, question: str, cuts: Sequence[Cut], twin: str, free: bool, seed: int) -> Thought:
+        chains = self.read(question)
+        correct = self._ids(chains)[0]
+        change = self._change(question, cuts, twin, seed)
+        asked = int(chains.prompts[0])
+        ids = self._written_freely(correct, asked, change) if free else correct
+        return self._thought(chains, ids, asked, free, *self._run(ids[:-1], change))
+
+    def _thought(
+        self, chains: Chains, ids: Tensor, asked: int, free: bool, written: Tensor, logits: Tensor, sites: Sites
+    ) -> Thought:
+        task, tokens = self.checkpoint.task, self.checkpoint.tokens
+        codes = tokens.decode(ids.cpu().numpy())[None]
+        read = Chains(codes, np.asarray([len(ids)]), chains.prompts, np.asarray([len(ids) - 2]))
+        depth = self.graph.depth
+        return Thought(
+            symbols=tuple(task.symbols[code] for code in codes[0].tolist()),
+            correct=tuple(task.symbols[code] for code in chains.symbols[0, : int(chains.lengths[0])].tolist()),
+            classes=tuple(str(label) for label in position_classes(task, read)[0]),
+            line=tuple(lines(task, read)[0].tolist()),
+            asked=asked,
+            free=free,
+            vocabulary=tokens.symbols,
+            probabilities=logits.softmax(-1).double().cpu().numpy(),
+            patterns=_recorded(sites, "attn.hook_pattern", depth).cpu().numpy(),
+            neurons=_recorded(sites, "mlp.hook_post", depth).cpu().numpy(),
+            written=written,
+        )
+
+    def _ids(self, chains: Chains) -> Int[Tensor, "chain pos"]:
+        width = int(chains.lengths.max())
+        ids = self.checkpoint.tokens.encode(chains.symbols[:, :width])
+        return torch.from_numpy(np.asarray(ids, dtype=np.int64)).to(self.checkpoint.device)
+
+    @torch.no_grad()
+    def _run(
+        self, ids: Int[Tensor, " pos"], change: _Change | None
+    ) -> tuple[Float[Tensor, "writer pos d_model"], Float[Tensor, "pos d_vocab"], Sites]:
+        spec = self.checkpoint.spec.model
+        names = {
+            f"blocks.{block}.{part}"
+            for block in range(self.graph.depth)
+            for part in ("attn.hook_pattern", "mlp.hook_post")
+        }
+        mix, edits = change.at(len(ids)) if change else (None, {})
+        sites = Sites(record=names, edits=edits)
+        first = embedded(self.params, spec, ids[None])[None]
+        written, logits = run_everywhere(self.params, spec, first, mix=mix, sites=sites)
+        return written[0, :, 0], logits[0, 0], sites
+
+    def _written_freely(
+        self, correct: Int[Tensor, " pos"], asked: int, change: _Change | None
+    ) -> Int[Tensor, " written"]:
+        """The question and what the model writes after it, greedily, up to the end symbol or the end of its context.
+
+        The correct chain is the first guess of what it will write; every pass confirms the guess up to the first symbol
+        where the model would have written another, and puts that there. Exact, with few passes where it errs seldom.
+        """
+        end, full = self.checkpoint.tokens.end, self.checkpoint.n_ctx + 1
+        guess, sure = correct, asked
+        while True:
+            chosen = self._run(guess[:-1], change)[1].argmax(-1)
+            wrong = (chosen[sure - 1 :] != guess[sure:]).nonzero()[:, 0]
+            sure = sure + int(wrong[0]) if len(wrong) else len(guess)
+            if len(wrong):
+                guess = torch.cat([guess[:sure], chosen[sure - 1 : sure], guess[sure + 1 :]])
+                sure += 1
+            ends = (guess[asked:sure] == end).nonzero()[:, 0]
+            if len(ends):
+                return guess[: asked + int(ends[0]) + 1]
+            if sure >= full:
+                return guess[:full]
+            if sure == len(guess):
+                guess = torch.cat([guess, guess.new_tensor([end])])
+
+    def _change(self, question: str, cuts: Sequence[Cut], twin: str, seed: int) -> _Change | None:
+        if not cuts:
+            return None
+        change = _Change(self, {how: self._source(how, question, twin, seed) for how in {cut.how for cut in cuts}})
+        for cut in cuts:
+            change.add(cut)
+        return change
+
+    def _source(self, how: How, question: str, twin: str, seed: int) -> _Source:
+        if how == "zero":
+            width, depth = int(self.read(question).lengths[0]) - 1, self.graph.depth
+            size = self.checkpoint.spec.model.d_model
+            stages = torch.zeros((2 * depth + 1, size), device=self.checkpoint.device)
+            written = stages.new_zeros((len(self.graph.writers), width, size))
+            return _Source(written, stages, stages.new_zeros((depth, width, self.d_mlp)))
+        if how == "patch":
+            return self._sources(self.fitting(question, twin))
+        chosen = self.references(question, seed)
+        if how == "resample":
+            return self._sources(chosen.take(slice(0, 1)))
+        return self.kept(("mean", question), lambda: self._sources(self.references(question, 0)))
+
+    @torch.no_grad()
+    def _sources(self, chains: Chains) -> _Source:
+        """The mean over these chains of all that is written, teacher-forced."""
+        spec, names = self.checkpoint.spec.model, [f"blocks.{b}.mlp.hook_post" for b in range(self.graph.depth)]
+        sites = Sites(record=names)
+        first = embedded(self.params, spec, self._ids(chains)[:, :-1])[None]
+        written, _ = run_everywhere(self.params, spec, first, sites=sites)
+        neurons = torch.stack([sites.cache[name][0].mean(0) for name in names])
+        return _Source(written[0].mean(1), biases(self.params, spec), neurons)
+
+    def references(self, question: str, seed: int) -> Chains:
+        """Questions of the same shape with fresh contents, each with its correct chain; another order for each seed.
+
+        Raises ProbeError when fewer than two are found.
+        """
+        return self.kept(("references", question, seed), lambda: self._references(question, seed))
+
+    def _references(self, question: str, seed: int) -> Chains:
+        chains, task = self.read(question), self.checkpoint.task
+        rng = np.random.default_rng([seed, REFERENCES])
+        drawn = task.redraw(chains.take(np.zeros(4 * REFERENCES, dtype=np.int64)), rng)
+        shape = position_classes(task, chains)[0]
+        labels = position_classes(task, drawn)
+        alike = (drawn.lengths == chains.lengths[0]) & self.checkpoint.tokens.knows(drawn)
+        if labels.shape[1] == len(shape):
+            alike &= (labels == shape).all(1)
+        rows = np.flatnonzero(alike & (drawn.answer_symbols() != chains.answer_symbols()[0]))[:REFERENCES]
+        if len(rows) < 2:
+            raise ProbeError(f"no other questions of the shape of {question} were found; cut by zero instead")
+        return drawn.take(rows)
+
+    def fitting(self, question: str, twin: str) -> Chains:
+        """The second expression, when it has the first one's shape, symbol class by symbol class. Raises ProbeError."""
+        if not twin.strip():
+            raise ProbeError("patching takes what a second expression writes; type one")
+        first, second = self.read(question), self.read(twin)
+        task = self.checkpoint.task
+        shapes = [position_classes(task, chains)[0, : int(chains.lengths[0])].tolist() for chains in (first, second)]
+        if shapes[0] != shapes[1]:
+            raise ProbeError(
+                "the second expression must have the shape of the first, bracket for bracket and number for number; "
+                f"{task.format(first)[0]} and {task.format(second)[0]} differ in it"
+            )
+        return second
+
+    def pair(self, question: str, twin: str) -> tuple[Streams, Streams, Metric]:
+        """The untouched run of both expressions up to the answer, and the logit difference between their answers.
+
+        Raises ProbeError when they do not fit, or have the same answer.
+        """
+        return self.kept(("pair", question, twin), lambda: self._pair(question, twin))
+
+    def _pair(self, question: str, twin: str) -> tuple[Streams, Streams, Metric]:
+        first, second = self.read(question), self.fitting(question, twin)
+        ids = [self._ids(chains) for chains in (first, second)]
+        query = int(first.answers[0]) - 1
+        answers = [row[:, query + 1] for row in ids]
+        if bool((answers[0] == answers[1]).all()):
+            raise ProbeError("both expressions have the same answer; change the second one so that its answer differs")
+        base, source = (Streams.of(self.params, self.checkpoint.spec.model, row[:, : query + 1]) for row in ids)
+        return base, source, Metric(*answers)
+
+    @torch.no_grad()
+    def lens(self, thought: Thought) -> Float[np.ndarray, "stage pos d_vocab"]:
+        """The logit lens: the next symbol's probabilities when the stream before each block, and after the last, is
+        unembedded (nostalgebraist 2020)."""
+        spec, own = self.checkpoint.spec.model, biases(self.params, self.checkpoint.spec.model)
+        stages = [
+            thought.written[: self.graph.head(block)].sum(0) + own[2 * block] for block in range(self.graph.depth + 1)
+        ]
+        logits = unembed(self.params, spec, torch.stack(stages)[None])[0]
+        return logits.softmax(-1).double().cpu().numpy()
+
+
+class _Change:
+    """Cuts as one mix of streams and edits of neurons, for sequences of any length; a later cut wins."""
+
+    def __init__(self, thinker: Thinker, sources: Mapping[How, _Source]) -> None:
+        self.thinker, self.hows = thinker, list(sources)
+        self.sources = [sources[how] for how in self.hows]
+        graph = thinker.graph
+        width = self.sources[0].written.shape[1]
+        self.which = np.full((len(graph.writers), len(graph.readers), width), -1, dtype=np.int8)
+        self.neurons: dict[tuple[int, int], np.ndarray] = {}
+
+    def add(self, cut: Cut) -> None:
+        """Raises ProbeError when the model has no such part or the question no such position."""
+        width = self.which.shape[2]
+        if cut.position is not None and cut.position >= width:
+            raise ProbeError(f"there is no position {cut.position}; this chain has {width}, counted from 0")
+        places = slice(None) if cut.position is None else slice(cut.position, cut.position + 1)
+        how = self.hows.index(cut.how)
+        if found := _NEURON.fullmatch(cut.what):
+            neuron = int(found[1]), int(found[2])
+            thinker = self.thinker
+            if neuron[0] >= thinker.graph.depth or neuron[1] >= thinker.d_mlp:
+                raise ProbeError(
+                    f"{thinker.name} has no neuron {cut.what!r}: blocks 0 to {thinker.graph.depth - 1}, "
+                    f"neurons 0 to {thinker.d_mlp - 1} in each"
+                )
+            self.neurons.setdefault(neuron, np.full(width, -1, dtype=np.int8))[places] = how
+            return
+        for writer, reader in edges_of(self.thinker.graph, cut.what):
+            self.which[writer, reader, places] = how
+
+    def at(self, length: int) -> tuple[Mix | None, dict[str, Callable[[Tensor], Tensor]]]:
+        """The mix and the edits for a sequence of this length."""
+        mixes = [self._mix(index, length) for index in range(len(self.sources)) if (self.which == index).any()]
+
+        def mix(reader: int, count: int, stream: Tensor, written: Tensor) -> Tensor:
+            here = stream[:, None]
+            return here + sum(one(reader, count, stream, written) - here for one in mixes)
+
+        return (mix if mixes else None), self._edits(length)
+
+    def _mix(self, index: int, length: int) -> Mix:
+        spec, source = self.thinker.checkpoint.spec.model, self.sources[index]
+        written = _to_length(source.written, length, 1)[:, None]
+        mask = _to_length(torch.from_numpy((self.which == index).astype(np.float32)), length, 2).to(written)
+        streams = Streams(self.thinker.params, spec, written, source.bias, written.new_zeros((1, 1)))
+        return mixing(streams, streams, mask[None])
+
+    def _edits(self, length: int) -> dict[str, Callable[[Tensor], Tensor]]:
+        blocks = sorted({block for block, _ in self.neurons})
+        return {f"blocks.{block}.mlp.hook_post": self._edit(block, length) for block in blocks}
+
+    def _edit(self, block: int, length: int) -> Callable[[Tensor], Tensor]:
+        def edit(post: Tensor) -> Tensor:
+            post = post.clone()
+            for (its, neuron), which in self.neurons.items():
+                if its == block:
+                    for place in np.flatnonzero(which[:length] >= 0).tolist():
+                        post[..., place, neuron] = self.sources[which[place]].neurons[block, place, neuron]
+            return post
+
+        return edit
+
+
+def edges_of(graph: Graph, what: str) -> list[tuple[int, int]]:
+    """The edges that a cut part's writing takes: of one edge itself, of a writer all that leave it.
+
+    "a0" is all heads of block 0; "resid1" the residual stream that enters block 1, as all later readers see it. Raises
+    ProbeError when the graph has no such part.
+    """
+    if "->" in what:
+        return [graph.edge(what)]
+    found = _BLOCK.fullmatch(what)
+    if found and int(found[2]) < graph.depth:
+        block = int(found[2])
+        if found[1] == "a":
+            heads = range(graph.head(block), graph.head(block, graph.n_heads))
+            return [edge for edge in graph.edges if edge[0] in heads]
+        first = graph.reader(block)
+        return [(writer, reader) for writer, reader in graph.edges if writer < graph.head(block) and reader >= first]
+    if what in graph.writers:
+        writer = graph.writers.index(what)
+        return [edge for edge in graph.edges if edge[0] == writer]
+    known = f"its parts are {', '.join(graph.writers[:1] + graph.writers[3:])}, a0 … (all heads), resid0 …, m0.n0 …"
+    raise ProbeError(f"this model has no part {what!r}; {known}")
+
+
+def _to_length(values: Tensor, length: int, axis: int) -> Tensor:
+    """Cut, or filled with zeros, to so many positions."""
+    have = values.shape[axis]
+    if length <= have:
+        return values.narrow(axis, 0, length)
+    shape = list(values.shape)
+    shape[axis] = length - have
+    return torch.cat([values, values.new_zeros(shape)], dim=axis)
+
+
+def _recorded(sites: Sites, site: str, depth: int) -> Tensor:
+    """What a site recorded in every block, of the one input: layer first."""
+    return torch.stack([sites.cache[f"blocks.{block}.{site}"][0, 0] for block in range(depth)])

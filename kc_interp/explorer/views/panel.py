@@ -1,0 +1,60 @@
+"""What a view is given, and what it gives back: a figure or table, and what a click on it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kc_interp.explorer.state import State
+from kc_interp.explorer.thinking import Thinker, Thought
+from kc_interp.finding import Figure, Table
+
+
+@dataclass(frozen=True)
+class Look:
+    """One model's side of the page: `side` is 0 or 1. `untouched` is the same thought without cuts."""
+
+    state: State
+    side: int
+    thinker: Thinker
+    thought: Thought
+    untouched: Thought
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything is cut in this model."""
+        return bool(self.state.cuts_of(self.side))
+
+    @property
+    def at(self) -> int:
+        """The position that all views point to: the chosen one, else the one that predicts the answer."""
+        last = len(self.thought.symbols) - 2
+        return self.thought.query if self.state.at is None else min(self.state.at, last)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure or a table of a view, with one line of `note` (may be empty).
+
+    A click on a heatmap's cell says part `rows[y]` and position `columns[x]` (one of the two may be empty); `does` says
+    whether that points all views there ("point") or cuts the part at the position ("cut"). `actions` has one for each
+    row of a table (None: none), as `State.act` takes them, with its button's text: ("Cut", {"do": "cut", …}).
+    """
+
+    figure: Figure | None = None
+    table: Table | None = None
+    note: str = ""
+    does: Literal["", "point", "cut"] = ""
+    rows: tuple[str, ...] = ()
+    columns: tuple[int, ...] = ()
+    actions: tuple[tuple[str, Mapping[str, Any]] | None, ...] = ()
+
+
+Draw = Callable[[Look], Iterable[Panel]]
+"""A view. Raises KCInterpError, with a message for the page, where it has nothing to show."""
+
+
+def labels(thought: Thought) -> tuple[str, ...]:
+    """What the model read, position by position, as axis labels (the last symbol is never read, and left out)."""
+    return thought.symbols[:-1]
