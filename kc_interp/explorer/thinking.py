@@ -27,7 +27,7 @@ from kc_interp.circuits.effects import Metric
 from kc_interp.errors import DataError, ProbeError
 from kc_interp.explorer.state import Cut, How
 from kc_interp.model.forward import Sites, unembed
-from kc_interp.model.graph import Graph
+from kc_interp.model.graph import BIAS, Graph
 from kc_interp.model.interventions import Mix, Streams, biases, embedded, mixing, run_everywhere
 from kc_interp.tasks.task import Chains
 from kc_interp.tokens import lines, position_classes
@@ -47,7 +47,9 @@ class Thought:
 
     `symbols` is what the model read: the question, then the correct chain (teacher-forced) or what it wrote itself
     (`free`), the end symbol last; `asked` is the number of symbols of the question. `correct` is the correct chain.
-    `written` is what every writer wrote (named as `Graph.writers`; the bias stands elsewhere and is 0 here).
+    `written` is what every writer wrote (named as `Graph.writers`; the bias stands elsewhere and is 0 here); `read` is
+    what the unembedding reads of it: the same, but for what cut edges carry instead. `bias` is what it reads of the
+    output biases, by stage as in `kc_interp.model.interventions.Streams`.
     """
 
     symbols: tuple[str, ...]
@@ -61,6 +63,8 @@ class Thought:
     patterns: Float[np.ndarray, "layer head pos pos"]
     neurons: Float[np.ndarray, "layer pos d_mlp"]
     written: Float[Tensor, "writer pos d_model"]
+    read: Float[Tensor, "writer pos d_model"]
+    bias: Float[Tensor, "stage pos d_model"]
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -190,12 +194,22 @@ class Thinker:
         change = self._change(question, cuts, twin, seed)
         asked = int(chains.prompts[0])
         ids = self._written_freely(correct, asked, change) if free else correct
-        return self._thought(chains, ids, asked, free, *self._run(ids[:-1], change))
+        return self._thought(chains, ids, asked, free, change, *self._run(ids[:-1], change))
 
     def _thought(
-        self, chains: Chains, ids: Tensor, asked: int, free: bool, written: Tensor, logits: Tensor, sites: Sites
+        self,
+        chains: Chains,
+        ids: Tensor,
+        asked: int,
+        free: bool,
+        change: _Change | None,
+        written: Tensor,
+        logits: Tensor,
+        sites: Sites,
     ) -> Thought:
         task, tokens = self.checkpoint.task, self.checkpoint.tokens
+        bias = biases(self.params, self.checkpoint.spec.model)[:, None].expand(-1, written.shape[1], -1)
+        seen, bias = change.read_out(written, bias) if change else (written, bias)
         codes = tokens.decode(ids.cpu().numpy())[None]
         read = Chains(codes, np.asarray([len(ids)]), chains.prompts, np.asarray([len(ids) - 2]))
         depth = self.graph.depth
@@ -211,6 +225,8 @@ class Thinker:
             patterns=_recorded(sites, "attn.hook_pattern", depth).cpu().numpy(),
             neurons=_recorded(sites, "mlp.hook_post", depth).cpu().numpy(),
             written=written,
+            read=seen,
+            bias=bias,
         )
 
     def _ids(self, chains: Chains) -> Int[Tensor, "chain pos"]:
@@ -346,12 +362,12 @@ class Thinker:
     @torch.no_grad()
     def lens(self, thought: Thought) -> Float[np.ndarray, "stage pos d_vocab"]:
         """The logit lens: the next symbol's probabilities when the stream before each block, and after the last, is
-        unembedded (nostalgebraist 2020)."""
-        spec, own = self.checkpoint.spec.model, biases(self.params, self.checkpoint.spec.model)
+        unembedded (nostalgebraist 2020). Edges cut into the unembedding are cut at every stage."""
         stages = [
-            thought.written[: self.graph.head(block)].sum(0) + own[2 * block] for block in range(self.graph.depth + 1)
+            thought.read[: self.graph.head(block)].sum(0) + thought.bias[2 * block]
+            for block in range(self.graph.depth + 1)
         ]
-        logits = unembed(self.params, spec, torch.stack(stages)[None])[0]
+        logits = unembed(self.params, self.checkpoint.spec.model, torch.stack(stages)[None])[0]
         return logits.softmax(-1).double().cpu().numpy()
 
 
@@ -385,6 +401,17 @@ class _Change:
             return
         for writer, reader in edges_of(self.thinker.graph, cut.what):
             self.which[writer, reader, places] = how
+
+    def read_out(
+        self, written: Float[Tensor, "writer pos d_model"], bias: Float[Tensor, "stage pos d_model"]
+    ) -> tuple[Float[Tensor, "writer pos d_model"], Float[Tensor, "stage pos d_model"]]:
+        """What the unembedding reads of what was written, and of the biases."""
+        length = written.shape[1]
+        for index, source in enumerate(self.sources):
+            cut = _to_length(torch.from_numpy(self.which[:, -1] == index), length, 1)[..., None].to(written.device)
+            written = torch.where(cut, _to_length(source.written, length, 1), written)
+            bias = torch.where(cut[BIAS], source.bias[:, None], bias)
+        return written, bias
 
     def at(self, length: int) -> tuple[Mix | None, dict[str, Callable[[Tensor], Tensor]]]:
         """The mix and the edits for a sequence of this length."""
