@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kc_interp.cli.compute import prepare
 from kc_interp.cli.console import Output, table
 from kc_interp.cli.data import listops
-from kc_interp.cli.options import Json, MaxOperands, Modulus, Quiet, Verbose
+from kc_interp.cli.options import Json, MaxOperands, Modulus, Quiet, Threads, Verbose
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,6 +60,7 @@ def complexity(
     programs: Annotated[
         Path | None, typer.Option("--programs", metavar="DIR", help="Write the programs that were measured there.")
     ] = None,
+    threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -73,6 +75,8 @@ def complexity(
     ]
     asked = _words(families)
     wanted = None if variants is None else _words(variants)
+    if prequential:
+        prepare("cpu", threads)
     found: dict[str, list[Measure]] = {}
     with output.progress("measuring", len(tasks)) as bar:
         for done, task in enumerate(tasks):

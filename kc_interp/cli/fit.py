@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kc_interp.cli.compute import prepare
 from kc_interp.cli.console import Output, table
-from kc_interp.cli.options import Json, Quiet, Verbose
+from kc_interp.cli.options import Json, Quiet, Threads, Verbose
 from kc_interp.cli.records import find
 from kc_interp.cli.sweep import STORE_NAME
 from kc_interp.errors import SpecError
@@ -65,6 +66,7 @@ def fit(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the JSON object there.")
     ] = None,
+    threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -96,6 +98,8 @@ def fit(
             + "".join(f"; {one}" for one in analysis.strangers[:3])
         )
     reports: tuple[LawReport, ...] = ()
+    if prequential:
+        prepare("cpu", threads)
     if with_laws:
         with output.progress("laws", 100) as bar:
             reports = law_report.laws(
