@@ -277,6 +277,12 @@ def _knows(model: Model) -> bool:
     return bool(model["evidence"]["right"] >= Rule.knows)
 
 
+def _contradicted(model: Model) -> bool:
+    """Whether a model's answers to held-out triples go against its verdict; where none were held out, they do not."""
+    known, flat = _held(model, "triples"), DECLARED[0]
+    return known < 0.5 if model["verdict"] in DECLARED[1:] else known >= 0.5 and model["verdict"] == flat
+
+
 def _errors(models: Mapping[str, Model]) -> Iterator[str]:
     from scipy.stats import binom
 
@@ -300,7 +306,10 @@ def _errors(models: Mapping[str, Model]) -> Iterator[str]:
     yield (
         f"Of {len(failed)} trained failures {len(knowing)} answer at least {Rule.knows:.0%} of the single steps that "
         "they may have been trained on, and fail only by their study's criterion, of whole chains: "
-        f"{_counted(said)}. They are no errors by that alone; see below what they know of held-out steps.\n\n"
+        f"{_counted(said)}. They are no errors by that alone. Held against triples that nobody showed them, of which "
+        "whatever composes answers at least half and a flat table does not, "
+        f"{share(sum(map(_contradicted, failed)), len(failed))} have a verdict that their behaviour contradicts, where "
+        f"{int(binom.ppf(0.99, len(failed), 0.05))} are allowed (a count made after the first was seen).\n\n"
     )
     tables = _of(models, "shuffled tables")
     known = [model for model in tables if _knows(model)]
