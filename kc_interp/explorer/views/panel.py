@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
+
 from kc_interp.explorer.state import State
 from kc_interp.explorer.thinking import Thinker, Thought
 from kc_interp.finding import Figure, Table
@@ -58,3 +61,11 @@ Draw = Callable[[Look], Iterable[Panel]]
 def labels(thought: Thought) -> tuple[str, ...]:
     """What the model read, position by position, as axis labels (the last symbol is never read, and left out)."""
     return thought.symbols[:-1]
+
+
+def cells(values: Float[np.ndarray, "*shape"], digits: int = 4) -> list[Any]:
+    """An array as a figure's nested lists, rounded; None where a number is not finite."""
+    rounded = np.round(np.asarray(values, dtype=np.float64), digits) + 0.0  # no minus zero
+    plain = rounded.astype(object)
+    plain[~np.isfinite(rounded)] = None
+    return plain.tolist()
