@@ -149,6 +149,19 @@ def _with_held_pair(subject: Subject, task: Task, steps: Steps) -> Bool[np.ndarr
 def _numbers(
     found: Evidence, verdict: Verdict, held: Mapping[str, Bool[np.ndarray, " step"]], count: int
 ) -> Iterator[Number]:
+    for key, title, of in (("ordered", "neurons", found.number), ("read", "answers", found.read)):
+        yield Number(
+            f"verdict.{key}",
+            f"Verdict: how much number orders the {title} (share of variance by the operands' sum, beyond chance)",
+            of.index,
+            n=count,
+            unit="exact",
+            control=0.0,
+            control_says="digits of random values, on average",
+            higher_means=f"the sum alone decides the {title}",
+            note=f"share {of.share:.3f}, of random values {of.chance:.3f}, p = {of.p:.3g}"
+            + (f"; at {found.number_at}" if key == "ordered" else ""),
+        )
     for kind in KINDS:
         yield Number(
             f"verdict.{_KEYS[kind]}",
@@ -171,19 +184,6 @@ def _numbers(
         higher_means="two operands are put together before the third",
         note=f"at {found.meets}" if found.paired is not None else "no three operands meet at an MLP or behind one",
     )
-    for key, title, of in (("ordered", "neurons", found.number), ("read", "answers", found.read)):
-        yield Number(
-            f"verdict.{key}",
-            f"Verdict: how much number orders the {title} (share of variance by the operands' sum, beyond chance)",
-            of.index,
-            n=count,
-            unit="exact",
-            control=0.0,
-            control_says="digits of random values, on average",
-            higher_means=f"the sum alone decides the {title}",
-            note=f"share {of.share:.3f}, of random values {of.chance:.3f}, p = {of.p:.3g}"
-            + (f"; at {found.number_at}" if key == "ordered" else ""),
-        )
     for name, says in (
         ("triples", "triples held out in every order"),
         ("pairs", "triples with a pair that was held out"),
