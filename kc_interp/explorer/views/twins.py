@@ -151,5 +151,7 @@ class Contrast:
 
 
 def untouched_only(look: Look) -> str:
-    """What a figure of the untouched model says where something is cut."""
-    return "This is the untouched model: the cuts do not show here." if look.touched else ""
+    """What a figure of the untouched model, teacher-forced, says where the page shows something else."""
+    free = "This is of the correct chain, not of what the model writes by itself." if look.state.free else ""
+    touched = "This is the untouched model: the cuts do not show here." if look.touched else ""
+    return f"{touched} {free}".strip()
