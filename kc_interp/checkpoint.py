@@ -108,6 +108,12 @@ class Checkpoint:
 
         return hooked(self.params, self.spec.model)
 
+    def _repr_mimebundle_(self, **_asked: Any) -> dict[str, str]:
+        """How it shows itself in a notebook: its settings and what it learned, no weight."""
+        from kc_interp import notebook
+
+        return notebook.bundle(self)
+
     def save(self, path: Path) -> Path:
         """Write the file, whole or not at all; the same content gives the same bytes."""
         described = {

@@ -1,7 +1,8 @@
 """What a probe says of one model: plain data with intervals, a control and a sentence on what it does not show.
 
 Plain means JSON: numbers, strings, lists, dicts. A finding never holds a model or a tensor, and nothing here imports
-anything above it, so that plots and reports can be made from a file alone. The JSON has a schema version.
+anything above it, so that plots and reports can be made from a file alone: only a notebook that asks for a display
+brings in what makes it, and that sees no model either. The JSON has a schema version.
 """
 
 from __future__ import annotations
@@ -18,8 +19,17 @@ SCHEMA = 1
 Cell = str | int | float | None
 
 
+class _Shown:
+    """Shows itself in a notebook (`kc_interp.notebook`)."""
+
+    def _repr_mimebundle_(self: Any, **_asked: Any) -> dict[str, str]:
+        from kc_interp import notebook
+
+        return notebook.bundle(self)
+
+
 @dataclass(frozen=True)
-class Number:
+class Number(_Shown):
     """One number of a finding. None means "not measured" (with `note` saying why), never 0.
 
     A title such as "operand 1, denoising: attention of block 0" names a group before its colon: reports set three or
@@ -43,7 +53,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(_Shown):
     """A table a person can read; `columns` name the cells of each row."""
 
     title: str
@@ -53,7 +63,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(_Shown):
     """A figure as data: `kind` picks the drawing in `kc_interp.plots` (or the report's CircuitsVis bridge).
 
     Every figure says what it `shows` and what would `refute` the reading that it invites.
@@ -83,7 +93,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(_Shown):
     """One probe's answer about one subject.
 
     `status`: ok; unlearned (measured, but the model has not learned its task, so nothing is claimed); failed (the probe
