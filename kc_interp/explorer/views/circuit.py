@@ -68,7 +68,7 @@ def _figure(
         shows="How far the answer moves from the question's towards the second expression's when this edge alone, or "
         "all edges that leave this node, carry what the second expression writes.",
         refuted_by="It is one pair of expressions, without an interval: another pair of the same shape in which other "
-        "edges are strong refutes a general reading. Effects do not add up: strong edges together are no tested circuit.",
+        "edges are strong refutes a general reading. Effects do not add up: strong edges are no tested circuit.",
         data={
             "depth": graph.depth,
             "n_heads": graph.n_heads,
