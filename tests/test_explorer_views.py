@@ -224,7 +224,9 @@ def test_a_click_on_any_cell_is_a_cut_that_the_model_can_make(thinker: Thinker) 
         thinker.think(QUESTION, state.cuts)
     assert "'zero'" in panel.note and "shows 'patch'" in panel.note
     by_patching = dataclasses.replace(look.state, how="patch")
-    assert "as the figure does" in next(patching.panels(look_of(thinker, by_patching))).note
+    assert next(patching.panels(look_of(thinker, by_patching))).note.endswith("as the figure does.")
+    chosen = dataclasses.replace(by_patching, twin="")
+    assert "once the second expression below is kept" in next(patching.panels(look_of(thinker, chosen))).note
 
 
 def test_many_heads_share_rows_but_for_one_block() -> None:
