@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kc_interp.checkpoint import Checkpoint
@@ -36,6 +36,7 @@ REFERENCES = 64
 """Questions of the same shape, over which a mean is taken."""
 
 _KEPT = 64
+_FLOATS_A_CALL = 6_000_000
 _NEURON = re.compile(r"m(\d+)\.n(\d+)")
 _BLOCK = re.compile(r"(a|resid)(\d+)")
 _T = TypeVar("_T")
@@ -342,6 +343,47 @@ class Thinker:
             )
         return second
 
+    def usual(self, question: str) -> Float[Tensor, "layer pos d_mlp"]:
+        """Every neuron's mean over questions of the same shape, teacher-forced: what a neuron cut by the mean carries.
+
+        Raises ProbeError when there are no such questions.
+        """
+        return self._source("mean", question, "", 0).neurons
+
+    @torch.no_grad()
+    def without(
+        self, question: str, cuts: Sequence[Cut], others: Sequence[Cut], *, twin: str = "", seed: int = 0
+    ) -> Float[np.ndarray, "other d_vocab"]:
+        """The answer's distribution, teacher-forced, with each of `others` cut beside `cuts`, one at a time.
+
+        Each is what `think` finds under these cuts; they are computed together, from the first block that one changes.
+        Raises as `think` does.
+        """
+        before = self.think(question, cuts, twin=twin, seed=seed)
+        if not others:
+            return np.empty((0, len(before.vocabulary)))
+        params, spec, length = self.params, self.checkpoint.spec.model, before.query + 1
+        hows = {cut.how for cut in (*cuts, *others)}
+        base = _Change(self, {how: self._source(how, question, twin, seed) for how in hows})
+        for cut in cuts:
+            base.add(cut)
+        changes = [base.beside(other) for other in others]
+        starts = np.asarray([change.start(base) for change in changes], dtype=np.int64)
+        size = (len(self.graph.writers) + 3 * self.graph.n_heads) * length * spec.d_model
+        found = np.empty((len(others), len(before.vocabulary)))
+        for start, neurons in np.unique(starts, axis=0).tolist():
+            rows = np.flatnonzero((starts == (start, neurons)).all(1))
+            for chunk in np.array_split(rows, -(-len(rows) * size // _FLOATS_A_CALL)):
+                written = before.written[None, : self.graph.head(start), None, :length].repeat(len(chunk), 1, 1, 1, 1)
+                if neurons:
+                    # A cut neuron moves what its MLP, the last writer so far, writes along one direction.
+                    written[:, -1, 0] += torch.stack([changes[row].moved(before, others[row], length) for row in chunk])
+                which = np.stack([changes[row].which for row in ([chunk[0]] if neurons else chunk)])
+                sites = Sites(edits=base.edits(length))
+                _, logits = run_everywhere(params, spec, written, mix=base.mixed(which, length), sites=sites)
+                found[chunk] = logits[:, 0, -1].softmax(-1).double().cpu().numpy()
+        return found
+
     def pair(self, question: str, twin: str) -> tuple[Streams, Streams, Metric]:
         """The untouched run of both expressions up to the answer, and the logit difference between their answers.
 
@@ -413,24 +455,60 @@ class _Change:
             bias = torch.where(cut[BIAS], source.bias[:, None], bias)
         return written, bias
 
+    def beside(self, cut: Cut) -> _Change:
+        """This change with one more cut."""
+        copied = _Change(self.thinker, dict(zip(self.hows, self.sources, strict=True)))
+        copied.which = self.which.copy()
+        copied.neurons = {neuron: which.copy() for neuron, which in self.neurons.items()}
+        copied.add(cut)
+        return copied
+
+    def start(self, base: _Change) -> tuple[int, bool]:
+        """The first block that runs otherwise than in `base` (`depth`: the unembedding), and whether a neuron does it,
+        which changes what its own block writes but not what the block reads."""
+        for (block, neuron), which in self.neurons.items():
+            if (block, neuron) not in base.neurons or (which != base.neurons[block, neuron]).any():
+                return block + 1, True
+        graph = self.thinker.graph
+        changed = np.flatnonzero((self.which != base.which).any((0, 2)))
+        return (graph.block(int(changed[0])) if len(changed) else graph.depth), False
+
+    def moved(self, before: Thought, cut: Cut, length: int) -> Float[Tensor, "pos d_model"]:
+        """How a neuron's cut moves what its MLP writes."""
+        block, neuron = (int(number) for number in cut.what[1:].split(".n"))
+        thinker = self.thinker
+        weights = thinker.params[f"blocks.{block % thinker.checkpoint.spec.model.n_layers}.mlp.W_out"][0, neuron]
+        now = torch.from_numpy(before.neurons[block, :length, neuron]).to(weights)
+        change = self.sources[self.hows.index(cut.how)].neurons[block, :length, neuron] - now
+        if cut.position is not None:
+            change = change * (torch.arange(length, device=change.device) == cut.position)
+        return change[:, None] * weights
+
     def at(self, length: int) -> tuple[Mix | None, dict[str, Callable[[Tensor], Tensor]]]:
         """The mix and the edits for a sequence of this length."""
-        mixes = [self._mix(index, length) for index in range(len(self.sources)) if (self.which == index).any()]
+        return self.mixed(self.which[None], length), self.edits(length)
+
+    def mixed(self, which: Int[np.ndarray, "run writer reader pos"], length: int) -> Mix | None:
+        """The mix that takes from these sources what `which` says; one set of edges a run."""
+        mixes = [
+            self._mix(which == index, index, length) for index in range(len(self.sources)) if (which == index).any()
+        ]
 
         def mix(reader: int, count: int, stream: Tensor, written: Tensor) -> Tensor:
             here = stream[:, None]
             return here + sum(one(reader, count, stream, written) - here for one in mixes)
 
-        return (mix if mixes else None), self._edits(length)
+        return mix if mixes else None
 
-    def _mix(self, index: int, length: int) -> Mix:
+    def _mix(self, replaced: Bool[np.ndarray, "run writer reader pos"], index: int, length: int) -> Mix:
         spec, source = self.thinker.checkpoint.spec.model, self.sources[index]
         written = _to_length(source.written, length, 1)[:, None]
-        mask = _to_length(torch.from_numpy((self.which == index).astype(np.float32)), length, 2).to(written)
+        mask = _to_length(torch.from_numpy(replaced.astype(np.float32)), length, 3).to(written)
         streams = Streams(self.thinker.params, spec, written, source.bias, written.new_zeros((1, 1)))
-        return mixing(streams, streams, mask[None])
+        return mixing(streams, streams, mask)
 
-    def _edits(self, length: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    def edits(self, length: int) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The edits of neurons for a sequence of this length."""
         blocks = sorted({block for block, _ in self.neurons})
         return {f"blocks.{block}.mlp.hook_post": self._edit(block, length) for block in blocks}
 

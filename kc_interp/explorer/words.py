@@ -1,0 +1,52 @@
+"""Interventions in words, wherever the explorer speaks of them."""
+
+from __future__ import annotations
+
+import re
+
+from kc_interp.explorer.state import Cut, How
+
+INSTEAD: dict[How, str] = {
+    "zero": "nothing",
+    "mean": "its mean over questions of the same shape",
+    "resample": "what it carries in another question of the same shape",
+    "patch": "what it carries in the second expression",
+}
+"""What a cut part carries instead."""
+
+_FORMS = (
+    (r"a(\d+)", "every head of block {0}"),
+    (r"a(\d+)\.h(\d+)", "head {1} of block {0}"),
+    (r"m(\d+)", "the MLP of block {0}"),
+    (r"m(\d+)\.n(\d+)", "neuron {1} of block {0}"),
+    (r"resid(\d+)", "the residual stream into block {0}"),
+)
+_PLAIN = {"token": "the token embedding", "position": "the position embedding", "bias": "the attention output bias"}
+_READ = {"q": "query", "k": "key", "v": "value"}
+
+
+def part(name: str) -> str:
+    """A part in words; a name of another form as it is.
+
+    >>> part("a0.h1"), part("m1"), part("m0.n17"), part("token->a0.h2<k>")
+    ('head 1 of block 0', 'the MLP of block 1', 'neuron 17 of block 0', 'the edge token->a0.h2<k>')
+    """
+    if "->" in name:
+        return f"the edge {name}"
+    for form, says in _FORMS:
+        if found := re.fullmatch(form, name):
+            return says.format(*found.groups())
+    return _PLAIN.get(name, name)
+
+
+def cut(cut: Cut, symbol: str = "") -> str:
+    """An intervention as a sentence; `symbol` is what stands at its position.
+
+    >>> cut(Cut(0, "zero", "m1"))
+    'The MLP of block 1 carries nothing.'
+    >>> cut(Cut(0, "patch", "a0.h1", 12), "MAX")
+    'Head 1 of block 0 carries what it carries in the second expression, at position 12 (MAX).'
+    """
+    says = f"{part(cut.what)} carries {INSTEAD[cut.how]}"
+    at = "" if cut.position is None else f", at position {cut.position}" + (f" ({symbol})" if symbol else "")
+    return f"{says[0].upper()}{says[1:]}{at}."
