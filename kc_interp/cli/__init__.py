@@ -18,6 +18,7 @@ from kc_interp.cli import (
     complexity,
     data,
     evaluate,
+    explore,
     export,
     figures,
     fit,
@@ -43,6 +44,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("probe")(probe.probe)
 app.command("circuit")(circuit.circuit)
 app.command("compare-circuits")(overlap.compare_circuits)
+app.command("explore")(explore.explore)
 app.command("export")(export.export)
 app.command("complexity")(complexity.complexity)
 app.command("sweep")(sweep.sweep)

@@ -92,9 +92,13 @@ class Output:
 
     def page(self, path: Path, *, no_open: bool) -> None:
         """Open a page where a person will see it; elsewhere its path has been printed, which is enough."""
+        self.visit(path.resolve().as_uri(), no_open=no_open)
+
+    def visit(self, url: str, *, no_open: bool) -> None:
+        """`page`, for what is not a file."""
         if no_open or self.as_json or self.quiet or not _has_display():
             return
-        webbrowser.open(path.resolve().as_uri())
+        webbrowser.open(url)
 
 
 @dataclass

@@ -1,0 +1,523 @@
+"""The page's parts, made of plain native elements from what the models think.
+
+Controls say what they do in `data-act`, as JSON that `Explorer.act` takes; `assets/explore.js` sends it. Whatever else
+a script or a test may want to find:
+
+    #start                  the start page, while no model is shown
+    #desk                   everything else
+    #first #second          the models shown (selects)
+    #question #twin         the two expressions (inputs), #ask the button; #question-fault #twin-fault what is wrong
+    #example-0 …            examples; #depth #random a random question; #another another second expression
+    #forced #free           teacher-forced, free-running
+    .side[data-side="0"]    one model: .answer, .chain, .next, .cuts
+    [data-position="7"]     a symbol of the chain, within a side; [aria-pressed=true] is the chosen one
+    [data-part="a0.h1"]     a head or an MLP; [aria-pressed=true] is cut (mixed: in one model of two)
+    #how #on #undo #reset   how and where a click cuts; #redraw another draw of what `resample` takes
+    #what #where #cut       any part at any position
+    [data-restore]          takes one intervention back
+    #said                   why the last action was refused (role=alert)
+    #tab-<view>             the views; #view holds the open one, as .view#view-<name>
+    .panel[data-panel="0"][data-side="0"]    a figure or a table; .canvas[data-drawn] is drawn, .cells its form
+    #export                 this view as a file
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dash.development.base_component import Component
+
+from kc_interp.explorer.elements import alert, button, select, tag
+from kc_interp.explorer.models import Models
+from kc_interp.explorer.session import Side
+from kc_interp.explorer.state import HOWS, State
+from kc_interp.explorer.views.panel import Look
+
+TOP = 6
+"""Next symbols that are shown."""
+
+VIEW_TITLES = {
+    "attention": "Attention",
+    "circuit": "Circuit",
+    "patching": "Patching",
+    "lens": "Logit lens",
+    "embedding": "Embedding",
+    "parts": "Attention and MLP",
+    "neurons": "Neurons",
+}
+_HOW_SAYS = {
+    "zero": "nothing (zero)",
+    "mean": "the mean (mean)",
+    "resample": "another question's (resample)",
+    "patch": "the second's (patch)",
+}
+_HOW_MEANS = (
+    "Instead of what it writes, a cut part carries: nothing; the mean of what it writes over questions of this shape; "
+    "what it writes for one such question; what it writes for the second expression."
+)
+
+
+def percent(probability: float) -> str:
+    """A probability as it stands under a symbol, in percent.
+
+    >>> [percent(p) for p in (1.0, 0.9996, 0.978, 0.032, 0.0004)]
+    ['100', '100', '98', '3.2', '<0.1']
+    """
+    value = 100 * probability
+    if value >= 99.95:
+        return "100"
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.1 else "<0.1"
+
+
+# The top of the page
+
+
+def pickers(models: Models, state: State) -> list[Component]:
+    """Which models are shown."""
+    if not state.models:
+        return []
+    names = {name: name for name in models.names}
+    second = state.models[1] if len(state.models) > 1 else ""
+    return [
+        select("first", "Model", names, state.models[0], data_pick="first"),
+        select("second", "beside", {"": "none", **names}, second, data_pick="second"),
+    ]
+
+
+def kept(state: State) -> list[Component]:
+    """What one takes along: the open view as a file."""
+    return [tag("A", "Export this view", href=f"/export{state.query()}", id="export", className="button")]
+
+
+def questions(examples: Sequence[str], depths: Sequence[int], state: State) -> list[Component]:
+    """Examples, random questions, and which way the chain is read."""
+    tries = [
+        button(
+            tag("Code", example),
+            {"do": "set", "question": example},
+            id=f"example-{index}",
+            aria_pressed=str(example == state.question).lower(),
+        )
+        for index, example in enumerate(examples)
+    ]
+    by_depth = select("depth", "depth", {str(depth): str(depth) for depth in depths}, str(depths[-1])) if depths else ""
+    drawn = [button("Random", id="random", data_form="random"), by_depth]
+    return [
+        tag(
+            "Div",
+            [tag("Span", "Examples", className="label"), *tries],
+            className="row-of",
+            role="group",
+            aria_label="Examples",
+        ),
+        tag("Div", [item for item in drawn if item], className="row-of"),
+        modes(state),
+    ]
+
+
+def modes(state: State) -> Component:
+    """Teacher-forced or free-running."""
+    kinds = (
+        ("forced", False, "Teacher-forced", "Each symbol is predicted from the correct chain before it."),
+        ("free", True, "Free-running", "The model reads what it wrote itself, so that an early mistake carries on."),
+    )
+    return tag(
+        "Div",
+        [
+            button(name, {"do": "set", "free": free}, id=id, aria_pressed=str(state.free == free).lower(), title=says)
+            for id, free, name, says in kinds
+        ],
+        className="switch",
+        role="group",
+        aria_label="How the chain is read",
+    )
+
+
+# One model's half
+
+
+def side(state: State, its: Side, index: int) -> Component:
+    """The chain with its probabilities, what comes next, and what is cut."""
+    head = tag("H2", its.name, className="name")
+    if its.look is None:
+        inside = [head, alert(its.fault)]
+    else:
+        look = its.look
+        inside = [
+            tag("Div", [head, answer(look)], className="headline"),
+            *([alert(f"Shown untouched: {its.fault}")] if its.fault else []),
+            chain(look),
+            tag("Div", [following(look), interventions(state, index)], className="below"),
+        ]
+    return tag(
+        "Section", inside, className=f"side arm arm{index}", data_side=str(index), aria_label=f"Model {its.name}"
+    )
+
+
+def answer(look: Look) -> Component:
+    """The model's answer against the correct one, and against the untouched model's."""
+    thought, before = look.thought, look.untouched
+    given = thought.answer
+    right = given == thought.target
+    says: list[Any] = ["answers ", tag("Strong", given) if given is not None else "nothing (its chain does not end)"]
+    says += [
+        tag("Span", " ✓ correct", className="right")
+        if right
+        else tag("Span", f" ✗ correct is {thought.target}", className="wrong")
+    ]
+    if look.touched:
+        same = "as untouched" if before.answer == given else f"untouched: {before.answer or 'nothing'}"
+        says.append(tag("Span", f" · {same}", className="changed" if before.answer != given else "soft"))
+    if thought.exact != right or not thought.exact:
+        says.append(
+            tag("Span", " · whole chain right" if thought.exact else " · not the whole chain", className="soft")
+        )
+    return tag("P", says, className="answer", role="status")
+
+
+def chain(look: Look) -> Component:
+    """The question and the chain, line by line, every symbol a button that points all views to it."""
+    thought = look.thought
+    lines: list[list[Component]] = []
+    for position, symbol in enumerate(thought.symbols):
+        if position == 0 or thought.line[position] != thought.line[position - 1]:
+            lines.append([])
+        lines[-1].append(_symbol(look, position, symbol))
+    mode = (
+        "Free-running: it reads what it wrote itself."
+        if thought.free
+        else "Teacher-forced: it reads the correct chain."
+    )
+    under = " Under each symbol: its probability in %."
+    return tag(
+        "Div",
+        [
+            *(
+                tag("Div", line, className="line", role="group", **{"aria-label": f"Line {n}" if n else "Question"})
+                for n, line in enumerate(lines)
+            ),
+            tag("P", mode + under, className="small"),
+        ],
+        className="chain",
+    )
+
+
+def _symbol(look: Look, position: int, symbol: str) -> Component:
+    thought = look.thought
+    classes, notes, below = ["symbol"], [f"position {position}"], []
+    if position >= thought.asked:
+        probability = thought.probability(position)
+        preferred = thought.choices[position - 1]
+        below.append(tag("Span", percent(probability), className="p", style={"--p": f"{probability:.3f}"}))
+        notes.append(f"{percent(probability)} %")
+        mistaken = _mistaken(look, position)
+        if mistaken:
+            classes.append("wrong")
+            below.append(tag("Span", f"✗{mistaken}", className="instead"))
+            notes.append(f"wrong: correct is {mistaken}" if thought.free else f"wrong: the model prefers {preferred}")
+        changed = _was(look, position)
+        if changed:
+            classes.append("changed")
+            below.append(tag("Span", f"was {changed}", className="was"))
+            notes.append(f"untouched: {changed}")
+    if position == look.at + 1:
+        classes.append("predicted")
+        notes.append("predicted by the chosen position")
+    chosen = position == look.at
+    last = position == len(thought.symbols) - 1
+    what = [tag("Span", symbol, className="token"), *below]
+    marks = {"data-position": str(position), "aria-label": f"{symbol}, {', '.join(notes)}"}
+    if last:
+        return tag("Span", what, className=" ".join([*classes, "last"]), role="img", **marks)
+    return button(
+        what,
+        {"do": "set", "at": position},
+        className=" ".join(classes),
+        aria_pressed=str(chosen).lower(),
+        title=f"{symbol} · {', '.join(notes)}",
+        **marks,
+    )
+
+
+def _mistaken(look: Look, position: int) -> str:
+    """At a wrong symbol what stands against it: the model's own choice, or in a free run the correct symbol."""
+    thought = look.thought
+    if not thought.free:
+        preferred = thought.choices[position - 1]
+        return preferred if preferred != thought.symbols[position] else ""
+    if position >= len(thought.correct):
+        return "nothing"
+    return thought.correct[position] if thought.correct[position] != thought.symbols[position] else ""
+
+
+def _was(look: Look, position: int) -> str:
+    """What the untouched model would have written here, where that differs."""
+    if not look.touched:
+        return ""
+    thought, before = look.thought, look.untouched
+    if thought.free:
+        was = before.symbols[position] if position < len(before.symbols) else "nothing"
+        return was if was != thought.symbols[position] else ""
+    was = before.choices[position - 1]
+    return was if was != thought.choices[position - 1] else ""
+
+
+def following(look: Look) -> Component:
+    """The most probable next symbols at the chosen position, untouched beside cut."""
+    thought, before, at = look.thought, look.untouched, look.at
+    compared = look.touched and at < len(before.probabilities)
+    now = dict(zip(thought.vocabulary, thought.probabilities[at].tolist(), strict=True))
+    was = dict(zip(before.vocabulary, before.probabilities[at].tolist(), strict=True)) if compared else now
+    top = sorted(now, key=lambda symbol: -max(now[symbol], was[symbol]))[:TOP]
+    right = thought.correct[at + 1] if at + 1 < len(thought.correct) else None
+    rows = []
+    for symbol in sorted(top, key=lambda symbol: -now[symbol]):
+        bars = [_bar(now[symbol], "cut" if look.touched else "whole")]
+        if compared:
+            bars.insert(0, _bar(was[symbol], "whole"))
+        numbers = f"{percent(was[symbol])} → {percent(now[symbol])} %" if compared else f"{percent(now[symbol])} %"
+        mark = " ✓" if symbol == right and not thought.free else ""
+        rows.append(
+            tag(
+                "Li",
+                [
+                    tag("B", [symbol, tag("Span", mark, className="right")]),
+                    tag("Span", bars, className="bars", aria_hidden="true"),
+                    tag("Span", numbers, className="n"),
+                ],
+            )
+        )
+    title = [f"Next symbol after position {at} ", tag("Code", thought.symbols[at])]
+    key = [tag("Span", "untouched", className="key whole"), tag("Span", "cut", className="key cut")] if compared else []
+    return tag("Div", [tag("H3", [*title, *key]), tag("Ol", rows)], className="next")
+
+
+def _bar(probability: float, kind: str) -> Component:
+    return tag("I", className=kind, style={"width": f"{100 * probability:.2f}%"})
+
+
+def interventions(state: State, index: int) -> Component:
+    """What is cut in this model, each with its button to restore it."""
+    cuts = state.cuts_of(index)
+    if not cuts:
+        return tag(
+            "Div", [tag("H3", "Nothing is cut"), tag("P", "Press a part above.", className="small")], className="cuts"
+        )
+    rows = []
+    for cut in cuts:
+        place = "" if cut.position is None else f" at {cut.position}"
+        name = f"{cut.what.replace('->', ' → ')}{place}"
+        rows.append(
+            tag(
+                "Li",
+                [
+                    tag("Span", [tag("B", name), tag("Span", f" {cut.how}", className="soft")]),
+                    button(
+                        "Restore",
+                        {"do": "restore", "cut": str(cut)},
+                        aria_label=f"Restore {name} ({cut.how})",
+                        data_restore=str(cut),
+                    ),
+                ],
+            )
+        )
+    return tag("Div", [tag("H3", f"Cut: {len(cuts)}"), tag("Ul", rows)], className="cuts")
+
+
+# What cuts
+
+
+def controls(state: State, sides: Sequence[Side]) -> list[Component]:
+    """Every head and MLP as a button, and whatever else can be cut as a form."""
+    looks = [its.look for its in sides if its.look is not None]
+    if not looks:
+        return []
+    both = len(state.models) > 1
+    where = {"both": "both models", "0": state.models[0], "1": state.models[1]} if both else {}
+    steer = [
+        select(
+            "how", "Cut parts carry", {how: _HOW_SAYS[how] for how in HOWS}, state.how, title=_HOW_MEANS, data_set="how"
+        ),
+        *([select("on", "in", where, state.on, data_set="on")] if both else []),
+        button(
+            "Another draw",
+            {"do": "set", "seed": (state.seed + 1) % 1000},
+            id="redraw",
+            title="Take another question's writing",
+            disabled=not _resampled(state),
+        ),
+        tag(
+            "Span",
+            [
+                button("Undo", {"do": "undo"}, id="undo", title="Ctrl+Z"),
+                button("Reset", {"do": "reset"}, id="reset", disabled=not state.cuts),
+            ],
+            className="row-of",
+        ),
+    ]
+    return [
+        tag("Div", steer, className="row-of steering"),
+        tag(
+            "Div",
+            _part_groups(state, looks),
+            className="row-of parts",
+            role="group",
+            aria_label="Parts; pressed means cut",
+        ),
+    ]
+
+
+def _resampled(state: State) -> bool:
+    return state.how == "resample" or any(cut.how == "resample" for cut in state.cuts)
+
+
+def _part_groups(state: State, looks: Sequence[Look]) -> list[Component]:
+    depth = max(look.thinker.graph.depth for look in looks)
+    heads = max(look.thinker.graph.n_heads for look in looks)
+    groups = []
+    for block in range(depth):
+        names = [*(f"a{block}.h{head}" for head in range(heads)), f"m{block}"]
+        buttons = [_part(state, looks, name) for name in names]
+        groups.append(
+            tag(
+                "Span",
+                [tag("Span", f"block {block}", className="label"), *filter(None, buttons)],
+                className="row-of",
+                role="group",
+                aria_label=f"Block {block}",
+            )
+        )
+    return groups
+
+
+def _part(state: State, looks: Sequence[Look], name: str) -> Component | None:
+    having = [look.side for look in looks if name in look.thinker.graph.writers]
+    if not having:
+        return None
+    cut = [model for model in having if any(c.what == name and c.position is None for c in state.cuts_of(model))]
+    somewhere = any(c.what == name and c.position is not None for c in state.cuts)
+    pressed = "true" if cut == having else "mixed" if cut else "false"
+    only = "" if len(having) == len(looks) or not looks else f" (only {state.models[having[0]]})"
+    in_one = f" {state.models[cut[0]]}" if pressed == "mixed" else ""
+    kind = "MLP" if name.startswith("m") else "head"
+    return button(
+        [name, tag("Span", "@", className="at", title="cut at single positions") if somewhere else ""],
+        {"do": "cut", "what": name},
+        aria_pressed=pressed,
+        title=f"{kind} {name}{only}" + (f": cut in{in_one}" if in_one else ""),
+        **{"data-part": name},
+    )
+
+
+def parts_of(looks: Sequence[Look]) -> list[str]:
+    """Every part that can be cut by name, but for the neurons: there are too many."""
+    found: dict[str, None] = {}
+    for look in looks:
+        graph = look.thinker.graph
+        found.update(dict.fromkeys(name for name in graph.writers if name != "bias"))
+        found.update(dict.fromkeys(f"a{block}" for block in range(graph.depth)))
+        found.update(dict.fromkeys(f"resid{block}" for block in range(graph.depth)))
+        found.update(dict.fromkeys(f"m{block}.n0" for block in range(graph.depth)))
+        found.update(dict.fromkeys(map(graph.name, graph.varying)))
+    return list(found)
+
+
+def positions(looks: Sequence[Look]) -> dict[str, str]:
+    """Where a part can be cut: at positions of the correct chain."""
+    symbols = looks[0].thought.correct[:-1] if looks else ()
+    return {"": "everywhere", **{str(position): f"{position}: {symbol}" for position, symbol in enumerate(symbols)}}
+
+
+def tabs(state: State) -> list[Component]:
+    """The views, the open one marked."""
+    return [
+        button(
+            title,
+            {"do": "set", "view": view},
+            id=f"tab-{view}",
+            **({"aria-current": "true"} if view == state.view else {}),
+        )
+        for view, title in VIEW_TITLES.items()
+    ]
+
+
+# The start page
+
+
+def start(models: Models, message: str = "") -> list[Component]:
+    """What was found, to choose from."""
+    said = [alert(message)] if message else []
+    if not models.names:
+        how = tag(
+            "Pre", "kc-interp train --ops SUM --out runs/sum\nkc-interp explore --model runs/sum", className="example"
+        )
+        return [
+            tag("H1", "No trained model was found here"),
+            *said,
+            tag("P", "Train one, or name one that lies elsewhere:"),
+            how,
+        ]
+    columns = ("trained on", "d_model", "blocks", "heads", "initialisation", "seed", "positions", "learned")
+    rows = []
+    for name, offer in models.offers.items():
+        facts = offer.facts
+        if "fault" in facts:
+            rows.append(tag("Tr", [tag("Th", name, scope="row"), tag("Td", facts["fault"], colSpan=len(columns) + 1)]))
+            continue
+        cells = [tag("Td", facts[column], className="n" if facts[column].isdigit() else "") for column in columns]
+        open_it = button("Open", {"do": "set", "models": [name]}, aria_label=f"Open {name}")
+        rows.append(tag("Tr", [tag("Th", name, scope="row"), *cells, tag("Td", open_it)]))
+    titles = [name if name == "d_model" else name.capitalize() for name in ("model", *columns)]
+    heads: list[Any] = [*titles, tag("Span", "Open", className="sr")]
+    head = tag("Tr", [tag("Th", title, scope="col") for title in heads])
+    usable = {name: name for name, offer in models.offers.items() if "fault" not in offer.facts}
+    both = list(usable)
+    pair = (
+        [
+            tag("H2", "Two side by side"),
+            tag(
+                "Div",
+                [
+                    select("left", "Model", usable, both[0]),
+                    select("right", "beside", usable, both[1]),
+                    button("Open both", id="open", data_form="open"),
+                ],
+                className="row-of",
+            ),
+        ]
+        if len(usable) > 1
+        else []
+    )
+    return [
+        tag("H1", "Which model?"),
+        tag("P", f"{len(models.names)} trained model{'' if len(models.names) == 1 else 's'} found."),
+        *said,
+        tag(
+            "Div",
+            tag("Table", [tag("Thead", head), tag("Tbody", rows)], className="found"),
+            className="scroll",
+            tabIndex="0",
+            role="region",
+            aria_label="Models found",
+        ),
+        *pair,
+    ]
+
+
+# What is wrong with an expression
+
+
+def fault(text: str, faults: Sequence[tuple[str, int | None]]) -> list[Component]:
+    """The messages, and the text with the character at fault marked."""
+    if not faults:
+        return []
+    shown: list[Component] = []
+    for message, position in faults:
+        shown.append(tag("Span", message, className="message"))
+        if position is not None:
+            before, at, after = text[:position], text[position : position + 1] or " ", text[position + 1 :]
+            if len(before) > 60:
+                before = "…" + before[-59:]
+            shown.append(tag("Code", [before, tag("Mark", at, title="here"), after[:40]], className="where"))
+    return shown

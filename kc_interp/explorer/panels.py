@@ -1,0 +1,244 @@
+"""A view's panels as the page shows them: figures drawn as in the report, both models on one scale, and their tables.
+
+A figure travels as the report's own block: JSON that `assets/explore.js` draws when it scrolls into view.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dash.development.base_component import Component
+
+from kc_interp import plots
+from kc_interp.errors import KCInterpError, ProbeError
+from kc_interp.explorer.elements import alert, button, option, tag
+from kc_interp.explorer.session import Side
+from kc_interp.explorer.state import VIEWS, State
+from kc_interp.explorer.views.panel import Draw, Look, Panel
+from kc_interp.finding import Figure, Table
+from kc_interp.report import blocks
+from kc_interp.report.printed import shown_cell
+
+
+def panels_of(view: str, look: Look) -> list[Panel]:
+    """What a view shows of one model. Raises KCInterpError where it has nothing to show."""
+    if view not in VIEWS or importlib.util.find_spec(f"kc_interp.explorer.views.{view}") is None:
+        raise ProbeError(f"the view {view!r} is not part of this version")
+    draw: Draw = importlib.import_module(f"kc_interp.explorer.views.{view}").panels
+    return list(draw(look))
+
+
+def shown(state: State, sides: Sequence[Side]) -> Component:
+    """The open view, row by row: the same panel of each model side by side, on one scale."""
+    columns: list[list[Panel]] = []
+    messages: list[str] = []
+    for its in sides:
+        found, message = [], ""
+        if its.look is None:
+            message = its.fault
+        else:
+            try:
+                found = panels_of(state.view, its.look)
+            except KCInterpError as error:
+                message = str(error)
+        columns.append(found)
+        messages.append(message)
+    rows: list[Component] = []
+    if any(messages):
+        alike = len(set(messages)) == 1
+        said = (
+            [alert(messages[0])]
+            if alike
+            else [
+                tag("Div", alert(f"{its.name}: {message}") if message else None, className="cell")
+                for its, message in zip(sides, messages, strict=True)
+            ]
+        )
+        rows.append(tag("Div", said, className="grid single" if alike else "grid"))
+    for index, panels in enumerate(itertools.zip_longest(*columns)):
+        rows.append(_row(state, index, panels, [its.name for its in sides]))
+    return tag(
+        "Div",
+        rows,
+        className="view",
+        id=f"view-{state.view}",
+        **{"data-part-chosen": state.part, "data-view": state.view},
+    )
+
+
+def _row(state: State, index: int, panels: Sequence[Panel | None], names: Sequence[str]) -> Component:
+    figures = [panel.figure for panel in panels if panel is not None and panel.figure is not None]
+    kinds = {figure.kind for figure in figures}
+    limits = plots.limits_of(figures) if len(kinds) == 1 else None
+    wide = any(map(blocks.needs_full_width, figures)) or any(
+        panel is not None and panel.table is not None and len(panel.table.columns) > 6 for panel in panels
+    )
+    says = {(figure.shows, figure.refuted_by) for figure in figures}
+    titles = {_title(panel) for panel in panels if panel is not None}
+    one_title = len(titles) == 1
+    cells = [
+        _cell(state, index, side, panel, names[side], limits, titled=not one_title, says=len(says) > 1)
+        for side, panel in enumerate(panels)
+    ]
+    kind = "grid single" if len(panels) == 1 else "grid wide" if wide else "grid"
+    return tag(
+        "Div",
+        [
+            *([tag("H3", titles.pop(), className="title")] if one_title else []),
+            tag("Div", cells, className=kind),
+            *([_says(*says.pop())] if len(says) == 1 else []),
+        ],
+        className="panel-row",
+    )
+
+
+def _title(panel: Panel) -> str:
+    return panel.figure.title if panel.figure is not None else panel.table.title if panel.table is not None else ""
+
+
+def _says(shows: str, refuted_by: str) -> Component:
+    return tag(
+        "Details",
+        [
+            tag("Summary", "What it shows, and what would refute it"),
+            tag(
+                "Dl",
+                [
+                    tag("Div", [tag("Dt", "Shows"), tag("Dd", shows)]),
+                    tag("Div", [tag("Dt", "Refuted by"), tag("Dd", refuted_by)]),
+                ],
+                className="says",
+            ),
+        ],
+    )
+
+
+def _cell(
+    state: State,
+    index: int,
+    side: int,
+    panel: Panel | None,
+    name: str,
+    limits: plots.Limits | None,
+    *,
+    titled: bool,
+    says: bool,
+) -> Component:
+    if panel is None:
+        return tag("Div", className="cell")
+    inside: list[Any] = [tag("P", name, className="who")]
+    if titled and _title(panel):
+        inside.append(tag("H3", _title(panel), className="title"))
+    if panel.figure is not None:
+        inside += _figure(state, index, side, panel, panel.figure, name, limits)
+        if says:
+            inside.append(_says(panel.figure.shows, panel.figure.refuted_by))
+    if panel.table is not None:
+        inside.append(_table(panel, panel.table, name))
+    if panel.note:
+        inside.append(tag("P", panel.note, className="small"))
+    return tag("Div", inside, className="cell panel", data_panel=str(index), data_side=str(side))
+
+
+def _figure(
+    state: State, index: int, side: int, panel: Panel, figure: Figure, name: str, limits: plots.Limits | None
+) -> list[Component]:
+    id = f"p{index}-{side}"
+    block = blocks.block(id, figure, side, limits)
+    data = {"data-kind": block.kind, "data-island": str(block.island), "data-name": f"{figure.title}, {name}"}
+    if panel.does:
+        data |= {
+            "data-does": panel.does,
+            "data-rows": json.dumps(panel.rows),
+            "data-columns": json.dumps(panel.columns),
+        }
+        data["data-how"] = "patch" if state.view == "patching" else ""
+    canvas = tag("Div", className="canvas", id=f"{id}-canvas", style={"minHeight": f"{block.height}px"}, **data)
+    chart = tag(
+        "Figure",
+        canvas,
+        className="chart",
+        role="group",
+        **{"data-kind": block.kind, "aria-label": f"{figure.title}, {name}"},
+    )
+    numbers = tag(
+        "Details",
+        [
+            tag("Summary", ["Numbers", tag("Span", f": {figure.title}, {name}", className="sr")]),
+            tag("Div", className="scroll", tabIndex="0", role="region", aria_label=f"Numbers: {figure.title}, {name}"),
+        ],
+        className="numbers",
+        data_of=f"{id}-canvas",
+    )
+    note = [tag("P", block.note, className="small")] if block.note else []
+    return [chart, *note, *_cells(panel, figure, name, id), numbers]
+
+
+def _cells(panel: Panel, figure: Figure, name: str, id: str) -> list[Component]:
+    """What a click on a heatmap's cell does, for the keyboard: two selects and a button."""
+    if not panel.does or figure.kind != "heatmap":
+        return []
+    data = figure.data
+    fields = []
+    if panel.rows:
+        labels = [str(label) for label in data["y"]]
+        fields.append(_choice(f"{id}-row", data.get("y_title") or "Row", labels))
+    if panel.columns:
+        labels = [f"{position}: {label}" for position, label in zip(panel.columns, data["x"], strict=False)]
+        fields.append(_choice(f"{id}-column", data.get("x_title") or "Position", labels))
+    does = "Cut it there" if panel.does == "cut" else "Point all views there"
+    act = button(does, aria_label=f"{does}: {figure.title}, {name}", data_form="cell", data_of=f"{id}-canvas")
+    return [tag("Div", [*fields, act], className="row-of cells")]
+
+
+def _choice(id: str, label: str, labels: Sequence[str]) -> Component:
+    options = [option(text, str(index)) for index, text in enumerate(labels)]
+    return tag("Label", [tag("Span", label), tag("Select", options, id=id, disable_n_clicks=True)], className="field")
+
+
+def _table(panel: Panel, table: Table, name: str) -> Component:
+    island = blocks.table_island(table)
+    numeric = island["numeric"]
+    acting = any(panel.actions)
+    head = [
+        tag("Th", column or "\u00a0", scope="col", className="n" if numeric[i] else "")
+        for i, column in enumerate(table.columns)
+    ]
+    if acting:
+        head.append(tag("Th", tag("Span", "Action", className="sr"), scope="col"))
+    rows = []
+    actions = [*panel.actions, *[None] * (len(table.rows) - len(panel.actions))] if acting else []
+    for index, row in enumerate(table.rows):
+        cells = [tag("Td", shown_cell(cell), className="n" if numeric[i] else "") for i, cell in enumerate(row)]
+        if acting:
+            action = actions[index]
+            label = {} if action is None else {"aria_label": f"{action[0]}: {shown_cell(row[0])}, {name}"}
+            cells.append(tag("Td", button(action[0], action[1], **label) if action is not None else ""))
+        rows.append(tag("Tr", cells))
+    note = [tag("P", table.note, className="small")] if table.note else []
+    return tag(
+        "Div",
+        [
+            tag(
+                "Div",
+                tag(
+                    "Table",
+                    [
+                        tag("Caption", f"{table.title}, {name}", className="sr"),
+                        tag("Thead", tag("Tr", head)),
+                        tag("Tbody", rows),
+                    ],
+                ),
+                className="scroll table",
+                tabIndex="0",
+                role="region",
+                aria_label=f"{table.title}, {name}",
+            ),
+            *note,
+        ],
+    )
