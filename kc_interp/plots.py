@@ -138,7 +138,7 @@ def _heatmap(data: Mapping[str, Any], arm: int, limits: Limits | None) -> go.Fig
     }  # fmt: skip
     if data.get("text"):
         written = [[_escape(str(cell)) for cell in row] for row in data["text"]]
-        trace.update(customdata=written, texttemplate="%{customdata}", textfont={"size": _TEXT_LEAST})
+        trace.update(text=written, texttemplate="%{text}", textfont={"size": _TEXT_LEAST})
     height = 130 + 24 * len(y)
     flat = {"showgrid": False, "zeroline": False, "ticks": ""}
     turned = {"tickangle": 0 if max((len(str(label)) for label in x), default=0) <= 3 else -60}

@@ -69,7 +69,7 @@ def geometry(model: ModelFacts, rng: np.random.Generator) -> Finding:
     figures = (
         Figure("heatmap", "Cosine similarity of digit embeddings", "Similar digits are blue.", REFUTE,
                {"x": DIGITS, "y": DIGITS, "z": cosine.tolist(), "zmid": 0, "x_title": "digit", "y_title": "digit",
-                "z_title": "cosine"}),
+                "z_title": "cosine", "text": [[f"{a}<{b}" for b in DIGITS] for a in DIGITS]}),
         Figure("scatter", "Digit embeddings on two components", "Digits joined in number order.", REFUTE,
                {"points": [{"x": float(x), "y": float(y), "label": d} for d, (x, y) in
                            zip(DIGITS, rng.standard_normal((10, 2)), strict=True)],

@@ -138,6 +138,13 @@ def test_the_names_in_a_charts_legend_stand_beside_their_colours(opened: Opened)
     assert min(gaps) > 0
 
 
+def test_what_a_heatmaps_cells_say_is_written_in_them_as_text(opened: Opened) -> None:
+    opened.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    opened.draw_all()
+    written = opened.page.locator(".heatmap-label").all_text_contents()
+    assert {f"{a}<{b}" for a in "0123456789" for b in "0123456789"} <= set(written)
+
+
 def test_the_answer_and_every_seed_stand_there_before_any_script_has_run(browser: Any, report: str) -> None:
     page = Opened(browser, report, java_script_enabled=False).page
     assert page.locator(".card svg.seeds:visible").count() == len(document().roster.models)
