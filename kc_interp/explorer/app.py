@@ -1,9 +1,10 @@
 """The application: its layout, and the callbacks that answer an address and an action.
 
-    click -> #action -> act -> the address -> render (what the models think) -> #drawn -> view (the open view)
+    click -> #action -> turn: the next state's address, and the page in it -> view: the open view
 
-What a click changes comes first, the view after it. Every callback may be called with anything: a KCInterpError is a
-message on the page, and whatever else goes wrong is logged here and answered with one sentence.
+What a click changes comes in one answer, the view after it. The answers hold HTML that the page's script puts in place
+(`kc_interp.explorer.elements` says why). Every callback may be called with anything: a KCInterpError is a message on
+the page, and whatever else goes wrong is logged here and answered with one sentence.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from importlib import resources
 from typing import Any
 
 import flask
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 import kc_interp
 from kc_interp.errors import KCInterpError, ProbeError
 from kc_interp.explorer import page, panels
-from kc_interp.explorer.elements import alert, button, option, tag
+from kc_interp.explorer.elements import alert, option
 from kc_interp.explorer.session import Explorer
+from kc_interp.explorer.state import State as Showing
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,163 +73,135 @@ def build(explorer: Explorer) -> Dash:
     app.callback(
         Output("address", "search"),
         Output("past", "data"),
-        Output("answered", "data"),
-        Output("said", "children"),
+        Output("drawn", "data"),
+        Output("screen", "data"),
         Input("action", "data"),
-        State("address", "search"),
+        Input("address", "search"),
         State("past", "data"),
-        prevent_initial_call=True,
-    )(callbacks.act)
-    app.callback(*(Output(id, name) for id, name in RENDERED), Input("address", "search"), State("drawn", "data"))(
-        callbacks.render
-    )
-    app.callback(Output("view", "children"), Input("drawn", "data"), prevent_initial_call=True)(callbacks.view)
+        State("drawn", "data"),
+    )(callbacks.turn)
+    app.callback(Output("sight", "data"), Input("drawn", "data"), prevent_initial_call=True)(callbacks.view)
     for id in ("question", "twin"):
         app.callback(
             Output(f"{id}-fault", "children"),
             Input(id, "value"),
-            State("address", "search"),
+            State("drawn", "data"),
             prevent_initial_call=True,
         )(callbacks.check)
     in_the_browser: Callable[..., None] = app.clientside_callback
     in_the_browser(
-        ClientsideFunction("explore", "fill"),
+        ClientsideFunction("explore", "place"),
         Output("question", "value"),
         Output("twin", "value"),
-        Input("drawn", "data"),
+        Input("screen", "data"),
         prevent_initial_call=True,
     )
-    in_the_browser(
-        ClientsideFunction("explore", "answered"),
-        Output("acknowledged", "data"),
-        Input("answered", "data"),
-        prevent_initial_call=True,
-    )
+    in_the_browser(ClientsideFunction("explore", "show"), Input("sight", "data"), prevent_initial_call=True)
     app.server.add_url_rule("/export", "export", callbacks.export)
     return app
 
 
 def layout() -> Component:
-    """What stands on the page whatever the state is; the callbacks fill the rest."""
-    stores = ("action", "past", "answered", "acknowledged", "drawn")
-    return tag(
+    """What stands on the page whatever the state is; the callbacks fill what is empty here."""
+    stores = ("action", "past", "drawn", "screen", "sight")
+    return _element(
         "Div",
         [
             dcc.Location(id="address", refresh=False),
             *(dcc.Store(id=id, storage_type="memory") for id in stores),
-            tag(
+            _element(
                 "Header",
                 [
-                    tag("A", "kc-interp explorer", href="/", className="brand", title="Start anew"),
-                    tag("Div", id="pickers", className="row-of"),
-                    tag("Span", id="kept", className="row-of"),
+                    _element("A", "kc-interp explorer", href="/", className="brand", title="Start anew"),
+                    _element("Div", id="pickers", className="row-of"),
+                    _element("Div", id="kept", className="row-of"),
                 ],
                 className="top",
             ),
-            tag(
+            _element(
                 "Main",
                 [
-                    tag("Div", id="said", role="alert"),
-                    tag("Div", id="start"),
-                    tag("Div", [_ask(), _desk()], id="desk", hidden=True),
+                    _element("Div", id="said", role="alert"),
+                    _element("Div", id="start"),
+                    _element("Div", [_ask(), *_desk()], id="desk", hidden=True),
                 ],
             ),
         ],
     )
 
 
+def _element(name: str, children: Any = None, **attributes: Any) -> Component:
+    """One of Dash's own elements; `aria_label` becomes `aria-label`."""
+    plain = {
+        key.replace("_", "-") if key.startswith(("data_", "aria_")) else key: value for key, value in attributes.items()
+    }
+    return getattr(html, name)(children, **plain)
+
+
+def _button(text: str, **attributes: Any) -> Component:
+    return _element("Button", text, type="button", disable_n_clicks=True, **attributes)
+
+
+def _input(id: str, **attributes: Any) -> Component:
+    return dcc.Input(id=id, type="text", value="", spellCheck=False, autoComplete="off", **attributes)
+
+
 def _ask() -> Component:
-    return tag(
+    another = "Another second expression: one symbol differs, and with it the answer"
+    expressions = [
+        _expression("question", "Expression"),
+        _expression("twin", "Second expression"),
+        _button("Ask", id="ask", className="main", data_form="ask"),
+        _button("Another second", id="another", data_act='{"do": "twin"}', title=another),
+    ]
+    return _element(
         "Section",
-        [
-            tag(
-                "Div",
-                [
-                    _expression("question", "Expression"),
-                    _expression("twin", "Second expression"),
-                    button("Ask", id="ask", className="main", data_form="ask"),
-                    button(
-                        "Another second",
-                        {"do": "twin"},
-                        id="another",
-                        title="Another second expression: one symbol differs, and the answer",
-                    ),
-                ],
-                className="expressions",
-            ),
-            tag("Div", id="questions", className="row-of"),
-        ],
+        [_element("Div", expressions, className="expressions"), _element("Div", id="questions", className="row-of")],
         className="ask",
         aria_label="Expressions",
     )
 
 
 def _expression(id: str, label: str) -> Component:
-    field = dcc.Input(id=id, type="text", debounce=0.2, maxLength=2000, spellCheck=False, autoComplete="off", value="")
-    return tag(
+    return _element(
         "Div",
         [
-            tag("Label", label, htmlFor=id),
-            field,
-            tag("Div", id=f"{id}-fault", className="fault", role="status"),
+            _element("Label", label, htmlFor=id),
+            _input(id, debounce=0.2, maxLength=2000),
+            _element("Div", id=f"{id}-fault", className="fault", role="status"),
         ],
         className="expression",
     )
 
 
-def _desk() -> Component:
-    anything = tag(
-        "Div",
-        [
-            tag(
-                "Label",
-                [
-                    tag("Span", "Any part"),
-                    dcc.Input(
-                        id="what",
-                        type="text",
-                        list="part-names",
-                        maxLength=40,
-                        placeholder="m0.n17, a0.h1->m0",
-                        spellCheck=False,
-                        autoComplete="off",
-                        value="",
-                    ),
-                ],
-                className="field",
-                htmlFor="what",
-            ),
-            tag("Datalist", id="part-names"),
-            tag("Label", [tag("Span", "at"), tag("Select", id="where", disable_n_clicks=True)], className="field"),
-            button("Cut", id="cut", data_form="cut"),
-        ],
-        className="row-of any",
-    )
-    return tag(
-        "Div",
-        [
-            tag("Section", [tag("Div", id="controls"), anything], className="controls", aria_label="Interventions"),
-            tag("Div", id="sides", className="sides"),
-            tag("Nav", id="tabs", className="tabs", aria_label="Views"),
-            tag("Div", id="view"),
-        ],
-    )
+def _desk() -> list[Component]:
+    part = _input("what", list="part-names", maxLength=40, placeholder="m0.n17, a0.h1->m0")
+    anything = [
+        _element("Label", [_element("Span", "Any part"), part], className="field", htmlFor="what"),
+        _element("Datalist", id="part-names"),
+        _element(
+            "Label",
+            [_element("Span", "at"), _element("Select", id="where", disable_n_clicks=True)],
+            className="field",
+            htmlFor="where",
+        ),
+        _button("Cut", id="cut", data_form="cut"),
+    ]
+    return [
+        _element(
+            "Section",
+            [_element("Div", id="controls"), _element("Div", anything, className="row-of any")],
+            className="controls",
+            aria_label="Interventions",
+        ),
+        _element("Div", id="sides", className="sides"),
+        _element("Nav", id="tabs", className="tabs", aria_label="Views"),
+        _element("Div", id="view"),
+    ]
 
 
-RENDERED = (
-    ("start", "children"),
-    ("desk", "hidden"),
-    ("pickers", "children"),
-    ("kept", "children"),
-    ("questions", "children"),
-    ("controls", "children"),
-    ("sides", "children"),
-    ("part-names", "children"),
-    ("where", "children"),
-    ("tabs", "children"),
-    ("drawn", "data"),
-)
-"""What an address decides, in the order in which `Callbacks.render` returns it."""
+class Message(str):
+    """Why there is no answer, for the reader."""
 
 
 class Callbacks:
@@ -236,69 +210,65 @@ class Callbacks:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
 
-    def act(self, action: object, address: object, past: object) -> tuple[Any, Any, Any, Any]:
-        """The address after an action; the number that the action came with says that it is answered."""
+    def turn(self, action: object, address: object, past: object, drawn: object) -> tuple[Any, Any, Any, Any]:
+        """The next address, the steps back, what is drawn now, and the page.
+
+        An action is new when its number is not that of what is drawn; otherwise the address has changed by itself.
+        """
+        before = drawn if isinstance(drawn, dict) else {}
         number = action.get("n") if isinstance(action, dict) else None
         number = number if isinstance(number, int) else 0
-        made = _safely(lambda: self.explorer.act(address, action, past))
-        if isinstance(made, str):
-            return no_update, no_update, {"n": number, "refused": True}, made
-        state, steps = made
-        return state.query(), steps, {"n": number, "address": state.query()}, ""
+        if number == before.get("n", 0):
+            made = _safely(lambda: self._page(self.explorer.state(address), {}, number))
+            if isinstance(made, Message):
+                return no_update, no_update, {"n": number}, self._start(made, number)
+            return no_update, no_update, *made
+        acted = _safely(lambda: self.explorer.act(address, action, past))
+        if not isinstance(acted, Message):
+            state, steps = acted
+            acted = _safely(lambda: (state.query(), steps, *self._page(state, before, number)))
+        if isinstance(acted, Message):
+            return no_update, no_update, {**before, "n": number}, {"n": number, "html": {"said": alert(acted)}}
+        return acted
 
-    def render(self, address: object, before: object) -> tuple[Any, ...]:
-        """All of the page but its view."""
-        made = _safely(lambda: self._rendered(address, before))
-        if isinstance(made, str):
-            start = page.start(self.explorer.models, made)
-            return (start, True, [], [], *[no_update] * (len(RENDERED) - 5), None)
-        return made
-
-    def _rendered(self, address: object, before: object) -> tuple[Any, ...]:
-        state = self.explorer.state(address)
+    def _page(self, state: Showing, before: dict[str, Any], number: int) -> tuple[Any, Any]:
+        """What is drawn now, in short, and the page itself, but for what is as it was before."""
         if not state.models:
-            return (page.start(self.explorer.models), True, [], [], *[no_update] * (len(RENDERED) - 5), None)
+            return {"n": number}, self._start("", number)
         sides = self.explorer.sides(state)
         looks = [its.look for its in sides if its.look is not None]
-        # What only models and question decide is sent once: less for the browser to draw after a click.
         about = [list(state.models), state.question, state.free]
-        known = isinstance(before, dict) and before.get("about") == about
-        heads = (
-            (no_update, no_update)
-            if known
-            else (
-                page.pickers(self.explorer.models, state),
-                page.questions(*self.explorer.examples(state), state),
-            )
-        )
-        lists = (
-            (no_update, no_update)
-            if known
-            else (
-                [option(part) for part in page.parts_of(looks)],
-                [option(text, value) for value, text in page.positions(looks).items()],
-            )
-        )
-        drawn = {"address": state.query(), "question": state.question, "twin": state.twin, "about": about}
-        return (
-            [],
-            False,
-            heads[0],
-            page.kept(state),
-            heads[1],
-            page.controls(state, sides),
-            [page.side(state, its, index) for index, its in enumerate(sides)],
-            *lists,
-            page.tabs(state),
-            drawn,
-        )
+        shown = {
+            "said": "",
+            "start": "",
+            "kept": page.kept(state),
+            "controls": page.controls(state, sides),
+            "sides": [page.side(state, its, index) for index, its in enumerate(sides)],
+            "tabs": page.tabs(state),
+        }
+        if before.get("about") != about:
+            shown["pickers"] = page.pickers(self.explorer.models, state)
+            shown["questions"] = page.questions(*self.explorer.examples(state), state)
+            shown["part-names"] = list(map(option, page.parts_of(looks)))
+            shown["where"] = [option(text, value) for value, text in page.positions(looks).items()]
+        screen = {
+            "n": number,
+            "question": state.question,
+            "twin": state.twin,
+            "html": {id: "".join(part) if isinstance(part, list) else part for id, part in shown.items()},
+        }
+        return {"n": number, "address": state.query(), "about": about}, screen
+
+    def _start(self, message: str, number: int) -> dict[str, Any]:
+        start = "".join(page.start(self.explorer.models, message))
+        return {"n": number, "html": {"said": "", "start": start, "pickers": "", "kept": ""}}
 
     def view(self, drawn: object) -> Any:
         """The open view."""
-        if not isinstance(drawn, dict):
-            return []
-        made = _safely(lambda: self._viewed(drawn.get("address")))
-        return alert(made) if isinstance(made, str) else made
+        if not isinstance(drawn, dict) or "address" not in drawn:
+            return no_update
+        made = _safely(lambda: self._viewed(drawn["address"]))
+        return alert(made) if isinstance(made, Message) else made
 
     def _viewed(self, address: object) -> Any:
         state = self.explorer.state(address)
@@ -319,20 +289,26 @@ class Callbacks:
         response.headers["Content-Disposition"] = f'attachment; filename="{named}.html"'
         return response
 
-    def check(self, text: object, address: object) -> Any:
-        """What is wrong with a text being typed."""
-        if not isinstance(text, str) or not text.strip():
+    def check(self, text: object, drawn: object) -> Any:
+        """What is wrong with a text being typed, and where."""
+        if not isinstance(text, str) or not text.strip() or not isinstance(drawn, dict):
             return []
-        made = _safely(lambda: self.explorer.faults(self.explorer.state(address), text))
-        return page.fault(text, [(made, None)] if isinstance(made, str) else made)
+        made = _safely(lambda: self.explorer.faults(self.explorer.state(drawn.get("address")), text))
+        found = []
+        for message, position in [(made, None)] if isinstance(made, Message) else made:
+            found.append(_element("Span", message, className="message"))
+            if position is not None:
+                before, at, after = page.marked(text, position)
+                found.append(_element("Code", [before, _element("Mark", at, title="here"), after], className="where"))
+        return found
 
 
 def _safely(ask: Callable[[], Any]) -> Any:
-    """The answer, or a sentence on why there is none."""
+    """The answer, or a message on why there is none."""
     try:
         return ask()
     except KCInterpError as error:
-        return str(error)
+        return Message(error)
     except Exception:
         _LOG.exception("a callback failed")
-        return BROKEN
+        return Message(BROKEN)

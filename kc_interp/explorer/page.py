@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dash.development.base_component import Component
+from markupsafe import Markup
 
 from kc_interp.explorer.elements import alert, button, select, tag
 from kc_interp.explorer.models import Models
@@ -73,7 +73,7 @@ def percent(probability: float) -> str:
 # The top of the page
 
 
-def pickers(models: Models, state: State) -> list[Component]:
+def pickers(models: Models, state: State) -> list[Markup]:
     """Which models are shown."""
     if not state.models:
         return []
@@ -85,16 +85,16 @@ def pickers(models: Models, state: State) -> list[Component]:
     ]
 
 
-def kept(state: State) -> list[Component]:
+def kept(state: State) -> list[Markup]:
     """What one takes along: the open view as a file."""
-    return [tag("A", "Export this view", href=f"/export{state.query()}", id="export", className="button")]
+    return [tag("a", "Export this view", href=f"/export{state.query()}", id="export", class_="button")]
 
 
-def questions(examples: Sequence[str], depths: Sequence[int], state: State) -> list[Component]:
+def questions(examples: Sequence[str], depths: Sequence[int], state: State) -> list[Markup]:
     """Examples, random questions, and which way the chain is read."""
     tries = [
         button(
-            tag("Code", example),
+            tag("code", example),
             {"do": "set", "question": example},
             id=f"example-{index}",
             aria_pressed=str(example == state.question).lower(),
@@ -105,30 +105,30 @@ def questions(examples: Sequence[str], depths: Sequence[int], state: State) -> l
     drawn = [button("Random", id="random", data_form="random"), by_depth]
     return [
         tag(
-            "Div",
-            [tag("Span", "Examples", className="label"), *tries],
-            className="row-of",
+            "div",
+            [tag("span", "Examples", class_="label"), *tries],
+            class_="row-of",
             role="group",
             aria_label="Examples",
         ),
-        tag("Div", [item for item in drawn if item], className="row-of"),
+        tag("div", [item for item in drawn if item], class_="row-of"),
         modes(state),
     ]
 
 
-def modes(state: State) -> Component:
+def modes(state: State) -> Markup:
     """Teacher-forced or free-running."""
     kinds = (
         ("forced", False, "Teacher-forced", "Each symbol is predicted from the correct chain before it."),
         ("free", True, "Free-running", "The model reads what it wrote itself, so that an early mistake carries on."),
     )
     return tag(
-        "Div",
+        "div",
         [
             button(name, {"do": "set", "free": free}, id=id, aria_pressed=str(state.free == free).lower(), title=says)
             for id, free, name, says in kinds
         ],
-        className="switch",
+        class_="switch",
         role="group",
         aria_label="How the chain is read",
     )
@@ -137,49 +137,45 @@ def modes(state: State) -> Component:
 # One model's half
 
 
-def side(state: State, its: Side, index: int) -> Component:
+def side(state: State, its: Side, index: int) -> Markup:
     """The chain with its probabilities, what comes next, and what is cut."""
-    head = tag("H2", its.name, className="name")
+    head = tag("h2", its.name, class_="name")
     if its.look is None:
         inside = [head, alert(its.fault)]
     else:
         look = its.look
         inside = [
-            tag("Div", [head, answer(look)], className="headline"),
+            tag("div", [head, answer(look)], class_="headline"),
             *([alert(f"Shown untouched: {its.fault}")] if its.fault else []),
             chain(look),
-            tag("Div", [following(look), interventions(state, index)], className="below"),
+            tag("div", [following(look), interventions(state, index)], class_="below"),
         ]
-    return tag(
-        "Section", inside, className=f"side arm arm{index}", data_side=str(index), aria_label=f"Model {its.name}"
-    )
+    return tag("section", inside, class_=f"side arm arm{index}", data_side=str(index), aria_label=f"Model {its.name}")
 
 
-def answer(look: Look) -> Component:
+def answer(look: Look) -> Markup:
     """The model's answer against the correct one, and against the untouched model's."""
     thought, before = look.thought, look.untouched
     given = thought.answer
     right = given == thought.target
-    says: list[Any] = ["answers ", tag("Strong", given) if given is not None else "nothing (its chain does not end)"]
+    says: list[Any] = ["answers ", tag("strong", given) if given is not None else "nothing (its chain does not end)"]
     says += [
-        tag("Span", " ✓ correct", className="right")
+        tag("span", " ✓ correct", class_="right")
         if right
-        else tag("Span", f" ✗ correct is {thought.target}", className="wrong")
+        else tag("span", f" ✗ correct is {thought.target}", class_="wrong")
     ]
     if look.touched:
         same = "as untouched" if before.answer == given else f"untouched: {before.answer or 'nothing'}"
-        says.append(tag("Span", f" · {same}", className="changed" if before.answer != given else "soft"))
+        says.append(tag("span", f" · {same}", class_="changed" if before.answer != given else "soft"))
     if thought.exact != right or not thought.exact:
-        says.append(
-            tag("Span", " · whole chain right" if thought.exact else " · not the whole chain", className="soft")
-        )
-    return tag("P", says, className="answer", role="status")
+        says.append(tag("span", " · whole chain right" if thought.exact else " · not the whole chain", class_="soft"))
+    return tag("p", says, class_="answer", role="status")
 
 
-def chain(look: Look) -> Component:
+def chain(look: Look) -> Markup:
     """The question and the chain, line by line, every symbol a button that points all views to it."""
     thought = look.thought
-    lines: list[list[Component]] = []
+    lines: list[list[Markup]] = []
     for position, symbol in enumerate(thought.symbols):
         if position == 0 or thought.line[position] != thought.line[position - 1]:
             lines.append([])
@@ -191,49 +187,49 @@ def chain(look: Look) -> Component:
     )
     under = " Under each symbol: its probability in %."
     return tag(
-        "Div",
+        "div",
         [
             *(
-                tag("Div", line, className="line", role="group", **{"aria-label": f"Line {n}" if n else "Question"})
+                tag("div", line, class_="line", role="group", aria_label=f"Line {n}" if n else "Question")
                 for n, line in enumerate(lines)
             ),
-            tag("P", mode + under, className="small"),
+            tag("p", mode + under, class_="small"),
         ],
-        className="chain",
+        class_="chain",
     )
 
 
-def _symbol(look: Look, position: int, symbol: str) -> Component:
+def _symbol(look: Look, position: int, symbol: str) -> Markup:
     thought = look.thought
     classes, notes, below = ["symbol"], [f"position {position}"], []
     if position >= thought.asked:
         probability = thought.probability(position)
         preferred = thought.choices[position - 1]
-        below.append(tag("Span", percent(probability), className="p", style={"--p": f"{probability:.3f}"}))
+        below.append(tag("span", percent(probability), class_="p", style=f"--p:{probability:.3f}"))
         notes.append(f"{percent(probability)} %")
         mistaken = _mistaken(look, position)
         if mistaken:
             classes.append("wrong")
-            below.append(tag("Span", f"✗{mistaken}", className="instead"))
+            below.append(tag("span", f"✗{mistaken}", class_="instead"))
             notes.append(f"wrong: correct is {mistaken}" if thought.free else f"wrong: the model prefers {preferred}")
         changed = _was(look, position)
         if changed:
             classes.append("changed")
-            below.append(tag("Span", f"was {changed}", className="was"))
+            below.append(tag("span", f"was {changed}", class_="was"))
             notes.append(f"untouched: {changed}")
     if position == look.at + 1:
         classes.append("predicted")
         notes.append("predicted by the chosen position")
     chosen = position == look.at
     last = position == len(thought.symbols) - 1
-    what = [tag("Span", symbol, className="token"), *below]
+    what = [tag("span", symbol, class_="token"), *below]
     marks = {"data-position": str(position), "aria-label": f"{symbol}, {', '.join(notes)}"}
     if last:
-        return tag("Span", what, className=" ".join([*classes, "last"]), role="img", **marks)
+        return tag("span", what, class_=" ".join([*classes, "last"]), role="img", **marks)
     return button(
         what,
         {"do": "set", "at": position},
-        className=" ".join(classes),
+        class_=" ".join(classes),
         aria_pressed=str(chosen).lower(),
         title=f"{symbol} · {', '.join(notes)}",
         **marks,
@@ -263,7 +259,7 @@ def _was(look: Look, position: int) -> str:
     return was if was != thought.choices[position - 1] else ""
 
 
-def following(look: Look) -> Component:
+def following(look: Look) -> Markup:
     """The most probable next symbols at the chosen position, untouched beside cut."""
     thought, before, at = look.thought, look.untouched, look.at
     compared = look.touched and at < len(before.probabilities)
@@ -280,39 +276,37 @@ def following(look: Look) -> Component:
         mark = " ✓" if symbol == right and not thought.free else ""
         rows.append(
             tag(
-                "Li",
+                "li",
                 [
-                    tag("B", [symbol, tag("Span", mark, className="right")]),
-                    tag("Span", bars, className="bars", aria_hidden="true"),
-                    tag("Span", numbers, className="n"),
+                    tag("b", [symbol, tag("span", mark, class_="right")]),
+                    tag("span", bars, class_="bars", aria_hidden="true"),
+                    tag("span", numbers, class_="n"),
                 ],
             )
         )
-    title = [f"Next symbol after position {at} ", tag("Code", thought.symbols[at])]
-    key = [tag("Span", "untouched", className="key whole"), tag("Span", "cut", className="key cut")] if compared else []
-    return tag("Div", [tag("H3", [*title, *key]), tag("Ol", rows)], className="next")
+    title = [f"Next symbol after {at}: ", tag("code", thought.symbols[at])]
+    key = [tag("span", "untouched", class_="key whole"), tag("span", "cut", class_="key cut")] if compared else []
+    return tag("div", [tag("h3", [*title, *key]), tag("ol", rows)], class_="next")
 
 
-def _bar(probability: float, kind: str) -> Component:
-    return tag("I", className=kind, style={"width": f"{100 * probability:.2f}%"})
+def _bar(probability: float, kind: str) -> Markup:
+    return tag("i", class_=kind, style=f"width:{100 * probability:.2f}%")
 
 
-def interventions(state: State, index: int) -> Component:
+def interventions(state: State, index: int) -> Markup:
     """What is cut in this model, each with its button to restore it."""
     cuts = state.cuts_of(index)
     if not cuts:
-        return tag(
-            "Div", [tag("H3", "Nothing is cut"), tag("P", "Press a part above.", className="small")], className="cuts"
-        )
+        return tag("div", [tag("h3", "Nothing is cut"), tag("p", "Press a part above.", class_="small")], class_="cuts")
     rows = []
     for cut in cuts:
         place = "" if cut.position is None else f" at {cut.position}"
         name = f"{cut.what.replace('->', ' → ')}{place}"
         rows.append(
             tag(
-                "Li",
+                "li",
                 [
-                    tag("Span", [tag("B", name), tag("Span", f" {cut.how}", className="soft")]),
+                    tag("span", [tag("b", name), tag("span", f" {cut.how}", class_="soft")]),
                     button(
                         "Restore",
                         {"do": "restore", "cut": str(cut)},
@@ -322,13 +316,13 @@ def interventions(state: State, index: int) -> Component:
                 ],
             )
         )
-    return tag("Div", [tag("H3", f"Cut: {len(cuts)}"), tag("Ul", rows)], className="cuts")
+    return tag("div", [tag("h3", f"Cut: {len(cuts)}"), tag("ul", rows)], class_="cuts")
 
 
 # What cuts
 
 
-def controls(state: State, sides: Sequence[Side]) -> list[Component]:
+def controls(state: State, sides: Sequence[Side]) -> list[Markup]:
     """Every head and MLP as a button, and whatever else can be cut as a form."""
     looks = [its.look for its in sides if its.look is not None]
     if not looks:
@@ -348,20 +342,20 @@ def controls(state: State, sides: Sequence[Side]) -> list[Component]:
             disabled=not _resampled(state),
         ),
         tag(
-            "Span",
+            "span",
             [
                 button("Undo", {"do": "undo"}, id="undo", title="Ctrl+Z"),
                 button("Reset", {"do": "reset"}, id="reset", disabled=not state.cuts),
             ],
-            className="row-of",
+            class_="row-of",
         ),
     ]
     return [
-        tag("Div", steer, className="row-of steering"),
+        tag("div", steer, class_="row-of steering"),
         tag(
-            "Div",
+            "div",
             _part_groups(state, looks),
-            className="row-of parts",
+            class_="row-of parts",
             role="group",
             aria_label="Parts; pressed means cut",
         ),
@@ -372,7 +366,7 @@ def _resampled(state: State) -> bool:
     return state.how == "resample" or any(cut.how == "resample" for cut in state.cuts)
 
 
-def _part_groups(state: State, looks: Sequence[Look]) -> list[Component]:
+def _part_groups(state: State, looks: Sequence[Look]) -> list[Markup]:
     depth = max(look.thinker.graph.depth for look in looks)
     heads = max(look.thinker.graph.n_heads for look in looks)
     groups = []
@@ -381,9 +375,9 @@ def _part_groups(state: State, looks: Sequence[Look]) -> list[Component]:
         buttons = [_part(state, looks, name) for name in names]
         groups.append(
             tag(
-                "Span",
-                [tag("Span", f"block {block}", className="label"), *filter(None, buttons)],
-                className="row-of",
+                "span",
+                [tag("span", f"block {block}", class_="label"), *filter(None, buttons)],
+                class_="row-of",
                 role="group",
                 aria_label=f"Block {block}",
             )
@@ -391,7 +385,7 @@ def _part_groups(state: State, looks: Sequence[Look]) -> list[Component]:
     return groups
 
 
-def _part(state: State, looks: Sequence[Look], name: str) -> Component | None:
+def _part(state: State, looks: Sequence[Look], name: str) -> Markup | None:
     having = [look.side for look in looks if name in look.thinker.graph.writers]
     if not having:
         return None
@@ -402,11 +396,11 @@ def _part(state: State, looks: Sequence[Look], name: str) -> Component | None:
     in_one = f" {state.models[cut[0]]}" if pressed == "mixed" else ""
     kind = "MLP" if name.startswith("m") else "head"
     return button(
-        [name, tag("Span", "@", className="at", title="cut at single positions") if somewhere else ""],
+        [name, tag("span", "@", class_="at", title="cut at single positions") if somewhere else ""],
         {"do": "cut", "what": name},
         aria_pressed=pressed,
         title=f"{kind} {name}{only}" + (f": cut in{in_one}" if in_one else ""),
-        **{"data-part": name},
+        data_part=name,
     )
 
 
@@ -429,7 +423,7 @@ def positions(looks: Sequence[Look]) -> dict[str, str]:
     return {"": "everywhere", **{str(position): f"{position}: {symbol}" for position, symbol in enumerate(symbols)}}
 
 
-def tabs(state: State) -> list[Component]:
+def tabs(state: State) -> list[Markup]:
     """The views, the open one marked."""
     return [
         button(
@@ -445,17 +439,17 @@ def tabs(state: State) -> list[Component]:
 # The start page
 
 
-def start(models: Models, message: str = "") -> list[Component]:
+def start(models: Models, message: str = "") -> list[Markup]:
     """What was found, to choose from."""
     said = [alert(message)] if message else []
     if not models.names:
         how = tag(
-            "Pre", "kc-interp train --ops SUM --out runs/sum\nkc-interp explore --model runs/sum", className="example"
+            "pre", "kc-interp train --ops SUM --out runs/sum\nkc-interp explore --model runs/sum", class_="example"
         )
         return [
-            tag("H1", "No trained model was found here"),
+            tag("h1", "No trained model was found here"),
             *said,
-            tag("P", "Train one, or name one that lies elsewhere:"),
+            tag("p", "Train one, or name one that lies elsewhere:"),
             how,
         ]
     columns = ("trained on", "d_model", "blocks", "heads", "initialisation", "seed", "positions", "learned")
@@ -463,41 +457,41 @@ def start(models: Models, message: str = "") -> list[Component]:
     for name, offer in models.offers.items():
         facts = offer.facts
         if "fault" in facts:
-            rows.append(tag("Tr", [tag("Th", name, scope="row"), tag("Td", facts["fault"], colSpan=len(columns) + 1)]))
+            rows.append(tag("tr", [tag("th", name, scope="row"), tag("td", facts["fault"], colspan=len(columns) + 1)]))
             continue
-        cells = [tag("Td", facts[column], className="n" if facts[column].isdigit() else "") for column in columns]
+        cells = [tag("td", facts[column], class_="n" if facts[column].isdigit() else "") for column in columns]
         open_it = button("Open", {"do": "set", "models": [name]}, aria_label=f"Open {name}")
-        rows.append(tag("Tr", [tag("Th", name, scope="row"), *cells, tag("Td", open_it)]))
+        rows.append(tag("tr", [tag("th", name, scope="row"), *cells, tag("td", open_it)]))
     titles = [name if name == "d_model" else name.capitalize() for name in ("model", *columns)]
-    heads: list[Any] = [*titles, tag("Span", "Open", className="sr")]
-    head = tag("Tr", [tag("Th", title, scope="col") for title in heads])
+    heads: list[Any] = [*titles, tag("span", "Open", class_="sr")]
+    head = tag("tr", [tag("th", title, scope="col") for title in heads])
     usable = {name: name for name, offer in models.offers.items() if "fault" not in offer.facts}
     both = list(usable)
     pair = (
         [
-            tag("H2", "Two side by side"),
+            tag("h2", "Two side by side"),
             tag(
-                "Div",
+                "div",
                 [
                     select("left", "Model", usable, both[0]),
                     select("right", "beside", usable, both[1]),
                     button("Open both", id="open", data_form="open"),
                 ],
-                className="row-of",
+                class_="row-of",
             ),
         ]
         if len(usable) > 1
         else []
     )
     return [
-        tag("H1", "Which model?"),
-        tag("P", f"{len(models.names)} trained model{'' if len(models.names) == 1 else 's'} found."),
+        tag("h1", "Which model?"),
+        tag("p", f"{len(models.names)} trained model{'' if len(models.names) == 1 else 's'} found."),
         *said,
         tag(
-            "Div",
-            tag("Table", [tag("Thead", head), tag("Tbody", rows)], className="found"),
-            className="scroll",
-            tabIndex="0",
+            "div",
+            tag("table", [tag("thead", head), tag("tbody", rows)], class_="found"),
+            class_="scroll",
+            tabindex="0",
             role="region",
             aria_label="Models found",
         ),
@@ -508,16 +502,11 @@ def start(models: Models, message: str = "") -> list[Component]:
 # What is wrong with an expression
 
 
-def fault(text: str, faults: Sequence[tuple[str, int | None]]) -> list[Component]:
-    """The messages, and the text with the character at fault marked."""
-    if not faults:
-        return []
-    shown: list[Component] = []
-    for message, position in faults:
-        shown.append(tag("Span", message, className="message"))
-        if position is not None:
-            before, at, after = text[:position], text[position : position + 1] or " ", text[position + 1 :]
-            if len(before) > 60:
-                before = "…" + before[-59:]
-            shown.append(tag("Code", [before, tag("Mark", at, title="here"), after[:40]], className="where"))
-    return shown
+def marked(text: str, position: int) -> tuple[str, str, str]:
+    """A text before, at and after a character at fault, cut to what fits a line.
+
+    >>> marked("[SUM 1 x]", 7)
+    ('[SUM 1 ', 'x', ']')
+    """
+    before, at, after = text[:position], text[position : position + 1] or " ", text[position + 1 :]
+    return before if len(before) <= 50 else "…" + before[-49:], at, after[:40]

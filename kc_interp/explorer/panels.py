@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dash.development.base_component import Component
+from markupsafe import Markup
 
 from kc_interp import plots
 from kc_interp.errors import KCInterpError, ProbeError
@@ -33,7 +33,7 @@ def panels_of(view: str, look: Look) -> list[Panel]:
     return list(draw(look))
 
 
-def shown(state: State, sides: Sequence[Side]) -> Component:
+def shown(state: State, sides: Sequence[Side]) -> Markup:
     """The open view, row by row: the same panel of each model side by side, on one scale."""
     columns: list[list[Panel]] = []
     messages: list[str] = []
@@ -48,30 +48,31 @@ def shown(state: State, sides: Sequence[Side]) -> Component:
                 message = str(error)
         columns.append(found)
         messages.append(message)
-    rows: list[Component] = []
+    rows: list[Markup] = []
     if any(messages):
         alike = len(set(messages)) == 1
         said = (
             [alert(messages[0])]
             if alike
             else [
-                tag("Div", alert(f"{its.name}: {message}") if message else None, className="cell")
+                tag("div", alert(f"{its.name}: {message}") if message else None, class_="cell")
                 for its, message in zip(sides, messages, strict=True)
             ]
         )
-        rows.append(tag("Div", said, className="grid single" if alike else "grid"))
+        rows.append(tag("div", said, class_="grid single" if alike else "grid"))
     for index, panels in enumerate(itertools.zip_longest(*columns)):
         rows.append(_row(state, index, panels, [its.name for its in sides]))
     return tag(
-        "Div",
+        "div",
         rows,
-        className="view",
+        class_="view",
         id=f"view-{state.view}",
-        **{"data-part-chosen": state.part, "data-view": state.view},
+        data_part_chosen=state.part,
+        data_view=state.view,
     )
 
 
-def _row(state: State, index: int, panels: Sequence[Panel | None], names: Sequence[str]) -> Component:
+def _row(state: State, index: int, panels: Sequence[Panel | None], names: Sequence[str]) -> Markup:
     figures = [panel.figure for panel in panels if panel is not None and panel.figure is not None]
     kinds = {figure.kind for figure in figures}
     limits = plots.limits_of(figures) if len(kinds) == 1 else None
@@ -87,13 +88,13 @@ def _row(state: State, index: int, panels: Sequence[Panel | None], names: Sequen
     ]
     kind = "grid single" if len(panels) == 1 else "grid wide" if wide else "grid"
     return tag(
-        "Div",
+        "div",
         [
-            *([tag("H3", titles.pop(), className="title")] if one_title else []),
-            tag("Div", cells, className=kind),
+            *([tag("h3", titles.pop(), class_="title")] if one_title else []),
+            tag("div", cells, class_=kind),
             *([_says(*says.pop())] if len(says) == 1 else []),
         ],
-        className="panel-row",
+        class_="panel-row",
     )
 
 
@@ -101,18 +102,18 @@ def _title(panel: Panel) -> str:
     return panel.figure.title if panel.figure is not None else panel.table.title if panel.table is not None else ""
 
 
-def _says(shows: str, refuted_by: str) -> Component:
+def _says(shows: str, refuted_by: str) -> Markup:
     return tag(
-        "Details",
+        "details",
         [
-            tag("Summary", "What it shows, and what would refute it"),
+            tag("summary", "What it shows, and what would refute it"),
             tag(
-                "Dl",
+                "dl",
                 [
-                    tag("Div", [tag("Dt", "Shows"), tag("Dd", shows)]),
-                    tag("Div", [tag("Dt", "Refuted by"), tag("Dd", refuted_by)]),
+                    tag("div", [tag("dt", "Shows"), tag("dd", shows)]),
+                    tag("div", [tag("dt", "Refuted by"), tag("dd", refuted_by)]),
                 ],
-                className="says",
+                class_="says",
             ),
         ],
     )
@@ -128,12 +129,12 @@ def _cell(
     *,
     titled: bool,
     says: bool,
-) -> Component:
+) -> Markup:
     if panel is None:
-        return tag("Div", className="cell")
-    inside: list[Any] = [tag("P", name, className="who")]
+        return tag("div", class_="cell")
+    inside: list[Any] = [tag("p", name, class_="who")]
     if titled and _title(panel):
-        inside.append(tag("H3", _title(panel), className="title"))
+        inside.append(tag("h3", _title(panel), class_="title"))
     if panel.figure is not None:
         inside += _figure(state, index, side, panel, panel.figure, name, limits)
         if says:
@@ -141,14 +142,14 @@ def _cell(
     if panel.table is not None:
         inside.append(_table(panel, panel.table, name))
     if panel.note:
-        inside.append(tag("P", panel.note, className="small"))
-    return tag("Div", inside, className="cell panel", data_panel=str(index), data_side=str(side))
+        inside.append(tag("p", panel.note, class_="small"))
+    return tag("div", inside, class_="cell panel", data_panel=str(index), data_side=str(side))
 
 
 def _figure(
     state: State, index: int, side: int, panel: Panel, figure: Figure, name: str, limits: plots.Limits | None
-) -> list[Component]:
-    id = f"p{index}-{side}"
+) -> list[Markup]:
+    id = f"{state.view}-{index}-{side}"
     block = blocks.block(id, figure, side, limits)
     data = {"data-kind": block.kind, "data-island": str(block.island), "data-name": f"{figure.title}, {name}"}
     if panel.does:
@@ -158,28 +159,29 @@ def _figure(
             "data-columns": json.dumps(panel.columns),
         }
         data["data-how"] = "patch" if state.view == "patching" else ""
-    canvas = tag("Div", className="canvas", id=f"{id}-canvas", style={"minHeight": f"{block.height}px"}, **data)
+    canvas = tag("div", class_="canvas", id=f"{id}-canvas", style=f"min-height:{block.height}px", **data)
     chart = tag(
-        "Figure",
+        "figure",
         canvas,
-        className="chart",
+        class_="chart",
         role="group",
-        **{"data-kind": block.kind, "aria-label": f"{figure.title}, {name}"},
+        data_kind=block.kind,
+        aria_label=f"{figure.title}, {name}",
     )
     numbers = tag(
-        "Details",
+        "details",
         [
-            tag("Summary", ["Numbers", tag("Span", f": {figure.title}, {name}", className="sr")]),
-            tag("Div", className="scroll", tabIndex="0", role="region", aria_label=f"Numbers: {figure.title}, {name}"),
+            tag("summary", ["Numbers", tag("span", f": {figure.title}, {name}", class_="sr")]),
+            tag("div", class_="scroll", tabindex="0", role="region", aria_label=f"Numbers: {figure.title}, {name}"),
         ],
-        className="numbers",
+        class_="numbers",
         data_of=f"{id}-canvas",
     )
-    note = [tag("P", block.note, className="small")] if block.note else []
+    note = [tag("p", block.note, class_="small")] if block.note else []
     return [chart, *note, *_cells(panel, figure, name, id), numbers]
 
 
-def _cells(panel: Panel, figure: Figure, name: str, id: str) -> list[Component]:
+def _cells(panel: Panel, figure: Figure, name: str, id: str) -> list[Markup]:
     """What a click on a heatmap's cell does, for the keyboard: two selects and a button."""
     if not panel.does or figure.kind != "heatmap":
         return []
@@ -193,49 +195,49 @@ def _cells(panel: Panel, figure: Figure, name: str, id: str) -> list[Component]:
         fields.append(_choice(f"{id}-column", data.get("x_title") or "Position", labels))
     does = "Cut it there" if panel.does == "cut" else "Point all views there"
     act = button(does, aria_label=f"{does}: {figure.title}, {name}", data_form="cell", data_of=f"{id}-canvas")
-    return [tag("Div", [*fields, act], className="row-of cells")]
+    return [tag("div", [*fields, act], class_="row-of cells")]
 
 
-def _choice(id: str, label: str, labels: Sequence[str]) -> Component:
+def _choice(id: str, label: str, labels: Sequence[str]) -> Markup:
     options = [option(text, str(index)) for index, text in enumerate(labels)]
-    return tag("Label", [tag("Span", label), tag("Select", options, id=id, disable_n_clicks=True)], className="field")
+    return tag("label", [tag("span", label), tag("select", options, id=id, disable_n_clicks=True)], class_="field")
 
 
-def _table(panel: Panel, table: Table, name: str) -> Component:
+def _table(panel: Panel, table: Table, name: str) -> Markup:
     island = blocks.table_island(table)
     numeric = island["numeric"]
     acting = any(panel.actions)
     head = [
-        tag("Th", column or "\u00a0", scope="col", className="n" if numeric[i] else "")
+        tag("th", column or "\u00a0", scope="col", class_="n" if numeric[i] else "")
         for i, column in enumerate(table.columns)
     ]
     if acting:
-        head.append(tag("Th", tag("Span", "Action", className="sr"), scope="col"))
+        head.append(tag("th", tag("span", "Action", class_="sr"), scope="col"))
     rows = []
     actions = [*panel.actions, *[None] * (len(table.rows) - len(panel.actions))] if acting else []
     for index, row in enumerate(table.rows):
-        cells = [tag("Td", shown_cell(cell), className="n" if numeric[i] else "") for i, cell in enumerate(row)]
+        cells = [tag("td", shown_cell(cell), class_="n" if numeric[i] else "") for i, cell in enumerate(row)]
         if acting:
             action = actions[index]
             label = {} if action is None else {"aria_label": f"{action[0]}: {shown_cell(row[0])}, {name}"}
-            cells.append(tag("Td", button(action[0], action[1], **label) if action is not None else ""))
-        rows.append(tag("Tr", cells))
-    note = [tag("P", table.note, className="small")] if table.note else []
+            cells.append(tag("td", button(action[0], action[1], **label) if action is not None else ""))
+        rows.append(tag("tr", cells))
+    note = [tag("p", table.note, class_="small")] if table.note else []
     return tag(
-        "Div",
+        "div",
         [
             tag(
-                "Div",
+                "div",
                 tag(
-                    "Table",
+                    "table",
                     [
-                        tag("Caption", f"{table.title}, {name}", className="sr"),
-                        tag("Thead", tag("Tr", head)),
-                        tag("Tbody", rows),
+                        tag("caption", f"{table.title}, {name}", class_="sr"),
+                        tag("thead", tag("tr", head)),
+                        tag("tbody", rows),
                     ],
                 ),
-                className="scroll table",
-                tabIndex="0",
+                class_="scroll table",
+                tabindex="0",
                 role="region",
                 aria_label=f"{table.title}, {name}",
             ),

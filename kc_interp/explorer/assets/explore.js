@@ -18,6 +18,7 @@
   const waiting = [];
   let number = 0, sent = null, timer = 0;
   function send(action) {
+    acted = performance.now();
     if (waiting.length < 20) waiting.push(action);
     next();
   }
@@ -33,23 +34,56 @@
     sent = null;
     next();
   }
-  /* An answered action has changed the address, which Dash passes on before this is called again. */
+  /* What the server answers is put in place, and with it the next action sent */
   let shown = { question: "", twin: "" };
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     explore: {
-      answered: (answer) => {
-        if (answer) setTimeout(() => settle(answer.n));
-        return window.dash_clientside.no_update;
-      },
-      fill: (drawn) => {
+      place: (screen) => {
         const keep = window.dash_clientside.no_update;
-        if (!drawn) return [keep, keep];
-        const changed = ["question", "twin"].map((name) => (drawn[name] === shown[name] ? keep : drawn[name]));
-        shown = { question: drawn.question, twin: drawn.twin };
+        if (!screen) return [keep, keep];
+        for (const [id, html] of Object.entries(screen.html)) place(byId(id), html);
+        if (screen.html.start !== undefined) byId("desk").hidden = Boolean(screen.html.start);
+        scan();
+        setTimeout(() => settle(screen.n));
+        const changed = ["question", "twin"].map((name) => (name in screen && screen[name] !== shown[name] ? screen[name] : keep));
+        if ("question" in screen) shown = { question: screen.question, twin: screen.twin };
         return changed;
+      },
+      show: (html) => {
+        place(byId("view"), html ?? "");
+        scan();
       },
     },
   });
+
+  /* HTML into an element, changing what differs: what stays keeps its focus, and a live region says what is new */
+  function place(target, html) {
+    if (!target || target.placed === html) return;
+    target.placed = html;
+    const template = make("template");
+    template.innerHTML = html;
+    follow(target, template.content);
+  }
+  const OWN = { canvas: ["style", "data-drawn"], numbers: ["open"] };
+  const own = (element) => (element.matches(".canvas") ? OWN.canvas : element.matches("details") ? OWN.numbers : []);
+  const isAlike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id ?? "") === (b.id ?? "") && a.dataset?.kind === b.dataset?.kind;
+  function follow(target, source) {
+    const have = [...target.childNodes], wanted = [...source.childNodes];
+    wanted.forEach((node, i) => {
+      const old = have[i];
+      if (!old) target.append(node);
+      else if (!isAlike(old, node)) old.replaceWith(node);
+      else if (node.nodeType !== Node.ELEMENT_NODE) {
+        if (old.data !== node.data) old.data = node.data;
+      } else {
+        for (const name of old.getAttributeNames()) if (!node.hasAttribute(name) && !own(old).includes(name)) old.removeAttribute(name);
+        for (const name of node.getAttributeNames())
+          if (old.getAttribute(name) !== node.getAttribute(name) && !own(old).includes(name)) old.setAttribute(name, node.getAttribute(name));
+        if (!old.matches(".canvas, .numbers > .scroll")) follow(old, node);
+      }
+    });
+    have.slice(wanted.length).forEach((node) => node.remove());
+  }
 
   /* Controls */
   const clean = (id) => byId(id).value.replace(/\s+/g, " ").trim();
@@ -188,7 +222,7 @@
     canvas.append(button);
     circuits().forEach((its) => its.show(false));
   }
-  const circuits = () => all(".canvas[data-kind=circuit]").filter((canvas) => canvas.show || canvas.reach !== undefined).filter((canvas) => canvas.show);
+  const circuits = () => all(".canvas[data-kind=circuit]").filter((canvas) => canvas.show);
 
   const drawn = new Set();
   function erase(canvas) {
@@ -206,16 +240,39 @@
     delete canvas.dataset.drawn;
     try {
       await drawers[kind](canvas, JSON.parse(island));
-      canvas.style.minHeight = "";
+      if (kind !== "attention") canvas.style.minHeight = "";
     } catch (error) {
       canvas.replaceChildren(make("p", { class: "alert" }, `This figure could not be drawn: ${error.message}`));
     }
     if (canvas.turn === mine) canvas.dataset.drawn = "yes";
   }
+  /* One at a time, with room between for what the reader does; patterns, which take longest, when nothing is asked */
+  const HEAVY = ["attention", "tokens"];
+  const due = new Set();
+  let drawing = false, acted = 0;
+  function plan(canvas) {
+    due.add(canvas);
+    if (!drawing) work();
+  }
+  async function work() {
+    drawing = true;
+    while (due.size) {
+      const ready = [...due].find((canvas) => !HEAVY.includes(canvas.dataset.kind)) ?? [...due][0];
+      const rest = 350 - (performance.now() - acted);
+      if (HEAVY.includes(ready.dataset.kind) && rest > 0) {
+        await new Promise((done) => setTimeout(done, rest));
+        continue;
+      }
+      due.delete(ready);
+      if (ready.isConnected) await draw(ready);
+      await new Promise((done) => setTimeout(done));
+    }
+    drawing = false;
+  }
   const watcher = new IntersectionObserver(
     (entries) => entries.forEach(({ target, isIntersecting }) => {
       target.near = isIntersecting;
-      if (isIntersecting) draw(target);
+      if (isIntersecting) plan(target);
     }),
     { rootMargin: "250px" },
   );
@@ -260,9 +317,7 @@
     const inside = focused.side === undefined ? document : document.querySelector(`.side[data-side="${focused.side}"]`) ?? document;
     (inside.querySelector(focused.selector) ?? byId("undo"))?.focus({ preventScroll: true });
   }
-  let planned = false;
   function scan() {
-    planned = false;
     for (const canvas of drawn) if (!canvas.isConnected) {
       erase(canvas);
       watcher.unobserve(canvas);
@@ -272,7 +327,7 @@
       if (!canvas.watched) {
         canvas.watched = true;
         watcher.observe(canvas);
-      } else if (canvas.near && canvas.island !== canvas.dataset.island) draw(canvas);
+      } else if (canvas.near && canvas.island !== canvas.dataset.island) plan(canvas);
     }
     for (const select of all("select[data-value]"))
       if (select.given !== select.dataset.value) select.value = select.given = select.dataset.value;
@@ -280,12 +335,6 @@
     all("details.numbers[open]").forEach(fill);
     refocus();
   }
-  new MutationObserver((changes) => {
-    if (planned || changes.every(({ target }) => target.closest?.(".canvas"))) return;
-    planned = true;
-    requestAnimationFrame(scan);
-  }).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-island", "data-value", "data-part-chosen"] });
-
   /* Where there is time, what the views need is fetched before it is asked for */
   window.addEventListener("load", () => setTimeout(() => ["plotly", "circuitsvis", "circuit"].reduce((before, name) => before.then(() => library(name)), Promise.resolve()).catch(() => {}), 300));
 })();
