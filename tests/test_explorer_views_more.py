@@ -198,7 +198,8 @@ def test_a_parts_worth_is_the_answer_thought_without_it(thinker: Thinker) -> Non
     table = tables_of(panels)[-1]
     before = thinker.think(QUESTION)
     target = before.vocabulary.index(before.target)
-    assert list(bars.data["x"]) == [row[0] for row in table.rows] == parts.parts_of(thinker.graph)
+    assert [row[0] for row in table.rows] == parts.parts_of(thinker.graph)
+    assert [str(name).removesuffix(" (all)") for name in bars.data["x"]] == [row[0] for row in table.rows]
     for index, (name, _, rise, fall, answer) in enumerate(table.rows):
         after = thinker.think(QUESTION, [Cut(0, "patch", str(name))], twin=TWIN)
         own, others = before.probabilities[before.query, target], after.probabilities[before.query, target]
@@ -301,9 +302,12 @@ def test_the_digits_of_embedding_and_unembedding_are_shown_whatever_is_asked_and
 
 
 def test_a_neuron_that_one_model_lacks_leaves_its_rows_empty(thinker: Thinker) -> None:
-    missing = list(neurons.panels(look_of(thinker, State(question=QUESTION, part="m1.n4000"))))
-    there = list(neurons.panels(look_of(thinker, State(question=QUESTION, part="m1.n4"))))
+    two = State(("model", "other"), QUESTION, part="m1.n4000")
+    missing = list(neurons.panels(look_of(thinker, two)))
+    there = list(neurons.panels(look_of(thinker, dataclasses.replace(two, part="m1.n4"))))
+    alone = list(neurons.panels(look_of(thinker, dataclasses.replace(two, models=("model",)))))
     assert len(missing) == len(there) and "has no neuron m1.n4000" in missing[0].note
+    assert len(alone) == len(there) - 2
 
 
 def test_very_many_neurons_are_not_cut_one_by_one(thinker: Thinker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,21 @@
-"""Interventions in words, wherever the explorer speaks of them."""
+"""Views, interventions and probabilities in words, as the explorer and its files say them."""
 
 from __future__ import annotations
 
+import math
 import re
 
-from kc_interp.explorer.state import Cut, How
+from kc_interp.explorer.state import Cut, How, View
+
+VIEW_TITLES: dict[View, str] = {
+    "attention": "Attention",
+    "circuit": "Circuit",
+    "patching": "Patching",
+    "lens": "Logit lens",
+    "embedding": "Embedding",
+    "parts": "Attention and MLP",
+    "neurons": "Neurons",
+}
 
 INSTEAD: dict[How, str] = {
     "zero": "nothing",
@@ -50,3 +61,17 @@ def cut(cut: Cut, symbol: str = "") -> str:
     says = f"{part(cut.what)} carries {INSTEAD[cut.how]}"
     at = "" if cut.position is None else f", at position {cut.position}" + (f" ({symbol})" if symbol else "")
     return f"{says[0].upper()}{says[1:]}{at}."
+
+
+def percent(probability: float) -> str:
+    """A probability in percent; a dash where a diverged model has none.
+
+    >>> [percent(p) for p in (1.0, 0.9996, 0.978, 0.032, 0.0004, float("nan"))]
+    ['100', '100', '98', '3.2', '<0.1', '–']
+    """
+    if not math.isfinite(probability):
+        return "–"
+    value = 100 * probability
+    if value >= 99.95:
+        return "100"
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.1 else "<0.1"

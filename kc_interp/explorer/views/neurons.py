@@ -98,7 +98,7 @@ def _usual(look: Look) -> Float[np.ndarray, "layer d_mlp"] | None:
 
 
 def _cell(values: np.ndarray | None, place: tuple[int, int]) -> Cell:
-    return None if values is None else float(values[place])
+    return None if values is None else float(values[place]) + 0.0  # no minus zero
 
 
 def _highest(scores: Float[np.ndarray, "layer d_mlp"]) -> list[tuple[int, int]]:
@@ -119,7 +119,7 @@ def _by_direct_effect(look: Look) -> Panel:
     effects, usual = direct_effects(look.thinker, thought, at, symbol), _usual(look)
     places = _highest(effects)
     rows = tuple(
-        (name_of(*place), float(thought.neurons[place[0], at, place[1]]), _cell(usual, place), float(effects[place]))
+        (name_of(*place), _cell(thought.neurons[:, at], place), _cell(usual, place), _cell(effects, place))
         for place in places
     )
     return Panel(
@@ -154,7 +154,7 @@ def _by_rise(look: Look, found: Float[np.ndarray, "layer d_mlp d_vocab"]) -> Pan
     rows = tuple(
         (
             name_of(*place),
-            float(base.neurons[place[0], base.query, place[1]]),
+            _cell(base.neurons[:, base.query], place),
             float(rises[place]),
             before - float(after[place]),
             base.vocabulary[int(found[place].argmax())],
@@ -173,8 +173,8 @@ def _by_rise(look: Look, found: Float[np.ndarray, "layer d_mlp d_vocab"]) -> Pan
             ),
             rows,
             f"Each neuron alone carries {words.INSTEAD[look.state.how]}, at all positions, and all that follows is "
-            f"computed anew; the correct chain before the answer is given. Correct: {base.target}, with probability "
-            f"{before:.3f} before. Below 0: the answer gains.",
+            f"computed anew; the correct chain before the answer is given. Correct: {base.target}, with a probability "
+            f"of {words.percent(before)} % before. Below 0: the answer gains.",
         ),
         actions=_looks(look, places),
     )
@@ -190,8 +190,9 @@ def _chosen(
             note=f"{thinker.name} has no neuron {name}: blocks 0 to {thinker.graph.depth - 1}, neurons 0 to "
             f"{thinker.d_mlp - 1} in each."
         )
-        # The other model may have it: panels of two models stand in rows.
-        yield from (Panel(), Panel())
+        if len(look.state.models) > 1:
+            # The other model may have it: panels of two models stand in rows.
+            yield from (Panel(), Panel())
         return
     at = look.at
     symbol = thought.choices[at]
@@ -214,9 +215,9 @@ def _chosen(
             (
                 (
                     name,
-                    float(thought.neurons[block, at, neuron]),
+                    _cell(thought.neurons[:, at], (block, neuron)),
                     _cell(_usual(look), (block, neuron)),
-                    float(direct_effects(thinker, thought, at, symbol)[block, neuron]),
+                    _cell(direct_effects(thinker, thought, at, symbol), (block, neuron)),
                     rise,
                     f"{drawn.active[block, neuron]:.1%} of positions",
                 ),

@@ -9,6 +9,7 @@ does not count. Over positions ‖·‖ is the root mean square.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -192,7 +193,7 @@ def _causal(look: Look) -> Iterator[Panel]:
             "something else that is as unlike. Only attention moves information between positions, so that all of it "
             "is needed by any model that solves the task.",
             data={
-                "x": names,
+                "x": [f"{name} (all)" if re.fullmatch(r"a\d+", name) else name for name in names],
                 "series": [{"name": "rise of the loss", "y": cells(rises)}],
                 "x_title": "part cut",
                 "y_title": "rise of the answer's loss, nats",
@@ -209,8 +210,8 @@ def _causal(look: Look) -> Iterator[Panel]:
             f"The answer when a part carries {words.INSTEAD[state.how]}",
             ("part", "in words", "rise of the loss, nats", "fall of the answer's probability", "most probable answer"),
             rows,
-            f"Correct: {base.target}, with probability {before:.3f} before. At the position that predicts the answer, "
-            "the correct chain given.",
+            f"Correct: {base.target}, with a probability of {words.percent(before)} % before. At the position that "
+            "predicts the answer, the correct chain given.",
         ),
         actions=tuple(("Cut", {"do": "cut", "what": name, "position": None}) for name in names),
     )
