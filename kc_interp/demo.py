@@ -14,6 +14,8 @@ from kc_interp.spec import DataSpec, Initialisation, RunSpec, TaskSpec
 ARMS = {"sum": ("SUM",), "joint": ("MAX", "MED", "SUM")}
 INITIALISATIONS: tuple[Initialisation, ...] = ("narrow", "wide")
 SEEDS = (0, 1)
+SHOWN = ("sum-wide-0", "joint-wide-0")
+"""A run of each arm, to be looked at side by side."""
 D_MODEL, STEPS, LR, P_OPERATION = 32, 9_000, 6e-3, 0.25
 """Sized on other seeds (100, 101): eight runs in some four minutes on two cores. Nesting is as rare as in the set that
 the paper's group ships, so that chains are short."""

@@ -106,6 +106,8 @@ def demo(
     if interrupted:
         raise KeyboardInterrupt
     output.note("took " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    shown = " ".join(f"--model {out / name}" for name in design.SHOWN)
+    output.note(f"ask two of them yourself: kc-interp explore {shown}")
     output.page(page, no_open=no_open)
 
 

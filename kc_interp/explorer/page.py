@@ -215,7 +215,8 @@ def _symbol(look: Look, position: int, symbol: str) -> Markup:
         changed = _was(look, position)
         if changed:
             classes.append("changed")
-            below.append(tag("span", f"was {changed}", class_="was"))
+            if changed != mistaken:
+                below.append(tag("span", f"was {changed}", class_="was"))
             notes.append(f"untouched: {changed}")
     if position == look.at + 1:
         classes.append("predicted")
@@ -485,7 +486,7 @@ def start(models: Models, message: str = "") -> list[Markup]:
     )
     return [
         tag("h1", "Which model?"),
-        tag("p", f"{len(models.names)} trained model{'' if len(models.names) == 1 else 's'} found."),
+        tag("p", f"{len(usable)} trained model{'' if len(usable) == 1 else 's'} found."),
         *said,
         tag(
             "div",

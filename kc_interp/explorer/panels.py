@@ -39,9 +39,7 @@ def shown(state: State, sides: Sequence[Side]) -> Markup:
     messages: list[str] = []
     for its in sides:
         found, message = [], ""
-        if its.look is None:
-            message = its.fault
-        else:
+        if its.look is not None:
             try:
                 found = panels_of(state.view, its.look)
             except KCInterpError as error:
@@ -49,6 +47,8 @@ def shown(state: State, sides: Sequence[Side]) -> Markup:
         columns.append(found)
         messages.append(message)
     rows: list[Markup] = []
+    if not any(its.look for its in sides):
+        rows.append(tag("p", "There is nothing to show: no model reads the expression.", class_="small"))
     if any(messages):
         alike = len(set(messages)) == 1
         said = (
@@ -158,7 +158,7 @@ def _figure(
             "data-rows": json.dumps(panel.rows),
             "data-columns": json.dumps(panel.columns),
         }
-        data["data-how"] = "patch" if state.view == "patching" else ""
+        data["data-how"] = "patch" if _patches(state.view) else ""
     canvas = tag("div", class_="canvas", id=f"{id}-canvas", style=f"min-height:{block.height}px", **data)
     chart = tag(
         "figure",
@@ -178,10 +178,10 @@ def _figure(
         data_of=f"{id}-canvas",
     )
     note = [tag("p", block.note, class_="small")] if block.note else []
-    return [chart, *note, *_cells(panel, figure, name, id), numbers]
+    return [chart, *note, *_cells(panel, figure, name, id, state.view), numbers]
 
 
-def _cells(panel: Panel, figure: Figure, name: str, id: str) -> list[Markup]:
+def _cells(panel: Panel, figure: Figure, name: str, id: str, view: str) -> list[Markup]:
     """What a click on a heatmap's cell does, for the keyboard: two selects and a button."""
     if not panel.does or figure.kind != "heatmap":
         return []
@@ -189,13 +189,22 @@ def _cells(panel: Panel, figure: Figure, name: str, id: str) -> list[Markup]:
     fields = []
     if panel.rows:
         labels = [str(label) for label in data["y"]]
-        fields.append(_choice(f"{id}-row", data.get("y_title") or "Row", labels))
+        fields.append(_choice(f"{id}-row", _short(data.get("y_title"), "part"), labels))
     if panel.columns:
         labels = [f"{position}: {label}" for position, label in zip(panel.columns, data["x"], strict=False)]
-        fields.append(_choice(f"{id}-column", data.get("x_title") or "Position", labels))
-    does = "Cut it there" if panel.does == "cut" else "Point all views there"
+        fields.append(_choice(f"{id}-column", _short(data.get("x_title"), "position"), labels))
+    does = "Point all views there" if panel.does == "point" else "Patch it there" if _patches(view) else "Cut it there"
     act = button(does, aria_label=f"{does}: {figure.title}, {name}", data_form="cell", data_of=f"{id}-canvas")
     return [tag("div", [*fields, act], class_="row-of cells")]
+
+
+def _patches(view: str) -> bool:
+    """Whether a cell is cut by patching, whatever else is chosen: the figure shows what that does."""
+    return view == "patching"
+
+
+def _short(title: str | None, otherwise: str) -> str:
+    return title if title and len(title) <= 20 else otherwise
 
 
 def _choice(id: str, label: str, labels: Sequence[str]) -> Markup:

@@ -119,7 +119,10 @@ class State:
         """The state of an address; `known` are the server's models. Raises SpecError on what no address says."""
         if len(query) > ADDRESS_LIMIT:
             raise SpecError(f"the address has {len(query)} characters; at most {ADDRESS_LIMIT} are read")
-        pairs = parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=CUT_LIMIT + 32)
+        try:
+            pairs = parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=CUT_LIMIT + 32)
+        except ValueError as error:
+            raise SpecError(f"the address does not read ({error})") from None
         given: dict[str, list[str]] = {}
         for name, value in pairs:
             given.setdefault(name, []).append(value)

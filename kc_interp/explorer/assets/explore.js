@@ -219,7 +219,7 @@
       button.textContent = `Cut ${name.replace("->", " → ")}`;
       button.dataset.act = JSON.stringify({ do: "cut", what: name });
     };
-    canvas.append(button);
+    canvas.querySelector(".about").firstChild.after(button);
     circuits().forEach((its) => its.show(false));
   }
   const circuits = () => all(".canvas[data-kind=circuit]").filter((canvas) => canvas.show);

@@ -32,7 +32,7 @@ def panels(look: Look) -> Iterator[Panel]:
     effects = look.thinker.kept(key, lambda: _effects(look, found, rows))
     yield Panel(
         _figure(look, found, rows, effects),
-        note=" ".join(filter(None, (untouched_only(look), found.says, _clicking(look, found), _left_out(look)))),
+        note=" ".join(filter(None, (untouched_only(look), found.says, _clicking(found), _left_out(look)))),
         does="cut",
         rows=tuple(name for name, *_ in rows),
         columns=tuple(range(effects.shape[1])),
@@ -106,13 +106,9 @@ def _figure(look: Look, found: Contrast, rows: list[_Row], effects: Float[np.nda
     )
 
 
-def _clicking(look: Look, found: Contrast) -> str:
-    how = look.state.how
-    if how == "patch" and not found.given:
-        return "A click cuts the cell by patching, as the figure does, once the second expression below is kept."
-    if how == "patch":
-        return "A click cuts the cell by patching, as the figure does."
-    return f"A click cuts the cell in the way chosen above, now {how!r}; the figure shows 'patch'."
+def _clicking(found: Contrast) -> str:
+    once = "" if found.given else ", once the second expression below is kept"
+    return f"A click patches the cell, as the figure does{once}."
 
 
 def _left_out(look: Look) -> str:
