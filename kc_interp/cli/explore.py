@@ -67,6 +67,7 @@ def explore(
         output.note("The page is for this computer alone. Stop it with Ctrl-C.")
         output.visit(url, no_open=no_open)
         running.serve_forever()
+        raise KeyboardInterrupt  # werkzeug ends quietly at Ctrl-C, and for no other reason
 
 
 def warm(explorer: Explorer) -> str:

@@ -123,7 +123,12 @@ def layout() -> Component:
                 [
                     _element("Div", id="said", role="alert"),
                     _element("Div", id="start"),
-                    _element("Div", [_ask(), *_desk()], id="desk", hidden=True),
+                    _element(
+                        "Div",
+                        [_element("H1", "Models at work", className="sr"), _ask(), *_desk()],
+                        id="desk",
+                        hidden=True,
+                    ),
                 ],
             ),
         ],

@@ -215,7 +215,7 @@ def _symbol(look: Look, position: int, symbol: str) -> Markup:
         changed = _was(look, position)
         if changed:
             classes.append("changed")
-            if changed != mistaken:
+            if changed not in (mistaken, symbol):
                 below.append(tag("span", f"was {changed}", class_="was"))
             notes.append(f"untouched: {changed}")
     if position == look.at + 1:
