@@ -64,7 +64,7 @@
     template.innerHTML = html;
     follow(target, template.content);
   }
-  const OWN = { canvas: ["style", "data-drawn"], numbers: ["open"] };
+  const OWN = { canvas: ["class", "style", "data-drawn"], numbers: ["open"] };
   const own = (element) => (element.matches(".canvas") ? OWN.canvas : element.matches("details") ? OWN.numbers : []);
   const isAlike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id ?? "") === (b.id ?? "") && a.dataset?.kind === b.dataset?.kind;
   function follow(target, source) {
@@ -161,13 +161,20 @@
       await Plotly.react(canvas, data.plot.data, data.plot.layout, PLOTS);
       if (canvas.dataset.does && !canvas.listens) {
         canvas.listens = true;
-        canvas.on("plotly_click", ({ points: [{ pointNumber: at }] }) => Array.isArray(at) && act(canvas, at[0], at[1]));
+        canvas.addEventListener("click", pick);
       }
     },
     attention: (canvas, data) => circuitsvis(canvas, "AttentionHeads", data.widget),
     tokens: (canvas, data) => circuitsvis(canvas, "ColoredTokens", data.widget),
     circuit,
   };
+  /* Plotly's own click needs the pointer to have moved since the figure was drawn. */
+  function pick(event) {
+    const area = event.target.closest(".nsewdrag"), canvas = event.currentTarget;
+    if (!area || !canvas._fullLayout?.xaxis || !canvas.dataset.does) return;
+    const { xaxis, yaxis } = canvas._fullLayout, { left, top } = area.getBoundingClientRect();
+    act(canvas, Math.round(yaxis.p2d(event.clientY - top)), Math.round(xaxis.p2d(event.clientX - left)));
+  }
   let places = 0;
   async function circuitsvis(canvas, component, properties) {
     await library("circuitsvis");
@@ -187,10 +194,13 @@
     clearTimeout(saving);
     saving = setTimeout(() => {
       const hash = look.least || !look.kept ? `#graph=${look.least},${look.kept ? "kept" : "all"}` : "";
-      history.replaceState(history.state, "", location.pathname + location.search + hash);
-      set("address", { hash });
-    }, 300);
+      if (hash !== location.hash) set("address", { hash });
+    }, 150);
   }
+  window.addEventListener("popstate", () => {
+    Object.assign(look, { least: 0, kept: true }, read());
+    circuits().forEach((its) => its.show(false));
+  });
   const part = () => byId("view").querySelector(".view")?.dataset.partChosen ?? "";
   let chosen = null;
   async function circuit(canvas, data) {
@@ -227,6 +237,7 @@
   const drawn = new Set();
   function erase(canvas) {
     if (canvas._fullLayout && window.Plotly) Plotly.purge(canvas);
+    canvas.removeEventListener("click", pick);
     for (const name of ["listens", "show", "reach"]) delete canvas[name];
   }
   async function draw(canvas) {
