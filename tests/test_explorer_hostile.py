@@ -628,7 +628,9 @@ def test_an_address_that_does_not_decode_leaves_the_figures_drawn(wire: Wire, br
     visit = Visit(browser, wire.running.origin)
     visit.open("?model=sum&q=%00%ff%ed%a0%80")
     assert visit.text(".side [role=alert]").startswith("at position 0: found '\\x00")
-    visit.page.wait_for_timeout(1_000)  # what the views need is fetched before it is asked for
+    # What the views need is fetched before it is asked for.
+    visit.wait("performance.getEntriesByType('resource').some(it => it.name.includes('circuitsvis') && it.responseEnd)")
+    visit.page.wait_for_timeout(500)
     visit.press("#example-0")
     visit.draw_all()
     assert "could not be drawn" not in visit.text("#view")
