@@ -11,7 +11,7 @@ PIP_ARGS ?=
 DEMO_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := kc_interp probes tests experiments
+SOURCES := kc_interp probes tests experiments figures
 BENCHES := startup sampling patching circuits recovery training ensemble store calibration demo
 
 .PHONY: install demo test test-slow check format bench clean

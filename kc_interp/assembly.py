@@ -51,17 +51,23 @@ class Model:
 
 
 def named(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> list[Model]:
-    """Models under the shortest ends of their paths that tell them apart; a repeated path is refused."""
+    """Models under the names of their paths."""
+    return [Model(name, one) for name, one in zip(names_of(paths), checkpoints, strict=True)]
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart. Raises SpecError on a path that is named twice."""
     places = [path.resolve() for path in paths]
     places = [place.parent if place.name == "model.safetensors" else place for place in places]
     for index, place in enumerate(places):
         if place in places[:index]:
             raise SpecError(f"{paths[index]}: named twice; give each model once")
-    for depth in range(1, max(len(place.parts) for place in places) + 1):
+    names: list[str] = []
+    for depth in range(1, max((len(place.parts) for place in places), default=0) + 1):
         names = ["/".join(place.parts[-depth:]).removesuffix(".safetensors") for place in places]
         if len(set(names)) == len(names):
             break
-    return [Model(name, one) for name, one in zip(names, checkpoints, strict=True)]
+    return names
 
 
 def measured(

@@ -9,8 +9,6 @@ the page, and whatever else goes wrong is logged here and answered with one sent
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import re
 from collections.abc import Callable
@@ -25,6 +23,7 @@ import kc_interp
 from kc_interp.errors import KCInterpError, ProbeError
 from kc_interp.explorer import page, panels
 from kc_interp.explorer.elements import alert, option
+from kc_interp.explorer.export import render
 from kc_interp.explorer.session import Explorer
 from kc_interp.explorer.state import State as Showing
 
@@ -191,6 +190,7 @@ def _desk() -> list[Component]:
             htmlFor="where",
         ),
         _button("Cut", id="cut", data_form="cut"),
+        _button("Look", id="look", data_form="look", title="Show this part: a head's attention, a neuron's examples"),
     ]
     return [
         _element(
@@ -281,14 +281,12 @@ class Callbacks:
 
     def export(self) -> flask.Response:
         """The open view as a file. Raises KCInterpError, which the server answers with its message."""
-        if importlib.util.find_spec("kc_interp.explorer.export") is None:
-            raise ProbeError("this version cannot export a view")
         state = self.explorer.state(flask.request.query_string.decode("ascii", "replace"))
         looks = [its.look for its in self.explorer.sides(state) if its.look is not None]
         if not looks:
             raise ProbeError("there is nothing to export: no model could read the expression")
         sides = [(look, panels.panels_of(state.view, look)) for look in looks]
-        text = importlib.import_module("kc_interp.explorer.export").render(state, sides)
+        text = render(state, sides)
         named = re.sub(r"[^a-z0-9]+", "-", " ".join([*state.models, state.view]).lower()).strip("-")
         response = flask.Response(text, mimetype="text/html")
         response.headers["Content-Disposition"] = f'attachment; filename="{named}.html"'

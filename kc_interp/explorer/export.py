@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from kc_interp.assembly import versions
 from kc_interp.explorer import words
 from kc_interp.explorer.state import State
 from kc_interp.explorer.thinking import Thinker, Thought
-from kc_interp.explorer.views.panel import Look, Panel
+from kc_interp.explorer.views.panel import Look, Panel, one_scale
 from kc_interp.finding import Figure, Table
 from kc_interp.report import blocks, bundles, printed
 from kc_interp.report.views import provenance
@@ -283,7 +282,7 @@ def _rows(sides: Sequence[tuple[Look, Sequence[Panel]]]) -> Iterator[Row]:
         if not there:
             continue
         figures = [panel.figure for panel in there if panel.figure is not None]
-        limits = plots.limits_of(figures) if len({figure.kind for figure in figures}) == 1 else None
+        limits = one_scale(figures)
         titles = list(dict.fromkeys(filter(None, map(_title, there))))
         says = list(dict.fromkeys((figure.shows, figure.refuted_by) for figure in figures))
         cells = tuple(
@@ -326,13 +325,7 @@ def _cell(
         # Said once for all models, below them.
         figure = Figure(figure.kind, figure.title, "", "", figure.data)
     block = blocks.block(next(ids), figure, side, limits) if figure is not None else None
-    return Cell(name, _title(panel) if titled else "", block, panel.table, _note(panel))
-
-
-def _note(panel: Panel) -> str:
-    """A panel's note without what it says of clicks and buttons, which nothing here answers."""
-    sentences = re.split(r"(?<=[.!?]) (?=[A-Z])", panel.note)
-    return " ".join(sentence for sentence in sentences if not re.match(r"A (click|button)\b", sentence))
+    return Cell(name, _title(panel) if titled else "", block, panel.table, panel.note)
 
 
 # Where it comes from

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from kc_interp import evaluation
+from kc_interp.assembly import names_of
 from kc_interp.checkpoint import FILE_NAME, load, peek
 from kc_interp.errors import KCInterpError, SpecError, did_you_mean
 from kc_interp.explorer.thinking import Thinker
@@ -71,7 +72,7 @@ class Models:
     def __init__(self, paths: Sequence[Path], device: torch.device | str = "cpu") -> None:
         """Raises SpecError when a checkpoint is named twice."""
         files = [path / FILE_NAME if path.is_dir() else path for path in paths]
-        self.offers = {name: Offer(name, path) for name, path in zip(_names(files), files, strict=True)}
+        self.offers = {name: Offer(name, path) for name, path in zip(names_of(files), files, strict=True)}
         self.device = device
         self._open: OrderedDict[str, Thinker] = OrderedDict()
         self._lock = threading.Lock()
@@ -108,24 +109,8 @@ def _search(root: Path) -> Iterator[Path]:
         deep = len(Path(place).relative_to(root).parts)
         below[:] = sorted(name for name in below if not name.startswith((".", "__"))) if deep < DEPTH else []
         path = Path(place, FILE_NAME)
-        real = path.resolve()
-        if FILE_NAME in files and path.is_file() and real.is_relative_to(root) and real not in seen:
+        if FILE_NAME in files and path.is_file() and (real := path.resolve()).is_relative_to(root) and real not in seen:
             seen.add(real)
             yield path
         if len(seen) == MOST_FOUND or visited == MOST_FOLDERS:
             return
-
-
-def _names(files: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart, as `kc_interp.assembly` names models."""
-    places = [path.resolve() for path in files]
-    places = [place.parent if place.name == FILE_NAME else place for place in places]
-    for index, place in enumerate(places):
-        if place in places[:index]:
-            raise SpecError(f"{files[index]}: named twice; give each model once")
-    names: list[str] = []
-    for depth in range(1, max((len(place.parts) for place in places), default=0) + 1):
-        names = ["/".join(place.parts[-depth:]).removesuffix(".safetensors") for place in places]
-        if len(set(names)) == len(names):
-            break
-    return names

@@ -13,7 +13,7 @@ a script or a test may want to find:
     [data-position="7"]     a symbol of the chain, within a side; [aria-pressed=true] is the chosen one
     [data-part="a0.h1"]     a head or an MLP; [aria-pressed=true] is cut (mixed: in one model of two)
     #how #on #undo #reset   how and where a click cuts; #redraw another draw of what `resample` takes
-    #what #where #cut       any part at any position
+    #what #where #cut #look any part at any position, cut or shown
     [data-restore]          takes one intervention back
     #said                   why the last action was refused (role=alert)
     #tab-<view>             the views; #view holds the open one, as .view#view-<name>
@@ -28,6 +28,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from kc_interp.explorer import words
 from kc_interp.explorer.elements import alert, button, select, tag
 from kc_interp.explorer.models import Models
 from kc_interp.explorer.session import Side
@@ -37,15 +38,6 @@ from kc_interp.explorer.views.panel import Look
 TOP = 6
 """Next symbols that are shown."""
 
-VIEW_TITLES = {
-    "attention": "Attention",
-    "circuit": "Circuit",
-    "patching": "Patching",
-    "lens": "Logit lens",
-    "embedding": "Embedding",
-    "parts": "Attention and MLP",
-    "neurons": "Neurons",
-}
 _HOW_SAYS = {
     "zero": "nothing (zero)",
     "mean": "the mean (mean)",
@@ -56,18 +48,6 @@ _HOW_MEANS = (
     "Instead of what it writes, a cut part carries: nothing; the mean of what it writes over questions of this shape; "
     "what it writes for one such question; what it writes for the second expression."
 )
-
-
-def percent(probability: float) -> str:
-    """A probability as it stands under a symbol, in percent.
-
-    >>> [percent(p) for p in (1.0, 0.9996, 0.978, 0.032, 0.0004)]
-    ['100', '100', '98', '3.2', '<0.1']
-    """
-    value = 100 * probability
-    if value >= 99.95:
-        return "100"
-    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.1 else "<0.1"
 
 
 # The top of the page
@@ -205,8 +185,8 @@ def _symbol(look: Look, position: int, symbol: str) -> Markup:
     if position >= thought.asked:
         probability = thought.probability(position)
         preferred = thought.choices[position - 1]
-        below.append(tag("span", percent(probability), class_="p", style=f"--p:{probability:.3f}"))
-        notes.append(f"{percent(probability)} %")
+        below.append(tag("span", words.percent(probability), class_="p", style=f"--p:{probability:.3f}"))
+        notes.append(f"{words.percent(probability)} %")
         mistaken = _mistaken(look, position)
         if mistaken:
             classes.append("wrong")
@@ -273,7 +253,11 @@ def following(look: Look) -> Markup:
         bars = [_bar(now[symbol], "cut" if look.touched else "whole")]
         if compared:
             bars.insert(0, _bar(was[symbol], "whole"))
-        numbers = f"{percent(was[symbol])} → {percent(now[symbol])} %" if compared else f"{percent(now[symbol])} %"
+        numbers = (
+            f"{words.percent(was[symbol])} → {words.percent(now[symbol])} %"
+            if compared
+            else f"{words.percent(now[symbol])} %"
+        )
         mark = " ✓" if symbol == right and not thought.free else ""
         rows.append(
             tag(
@@ -433,7 +417,7 @@ def tabs(state: State) -> list[Markup]:
             id=f"tab-{view}",
             **({"aria-current": "true"} if view == state.view else {}),
         )
-        for view, title in VIEW_TITLES.items()
+        for view, title in words.VIEW_TITLES.items()
     ]
 
 

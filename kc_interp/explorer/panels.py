@@ -5,8 +5,6 @@ A figure travels as the report's own block: JSON that `assets/explore.js` draws 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import itertools
 import json
 from collections.abc import Sequence
@@ -15,22 +13,30 @@ from typing import Any
 from markupsafe import Markup
 
 from kc_interp import plots
-from kc_interp.errors import KCInterpError, ProbeError
+from kc_interp.errors import KCInterpError
 from kc_interp.explorer.elements import alert, button, option, tag
 from kc_interp.explorer.session import Side
-from kc_interp.explorer.state import VIEWS, State
-from kc_interp.explorer.views.panel import Draw, Look, Panel
+from kc_interp.explorer.state import State, View
+from kc_interp.explorer.views import attention, circuit, embedding, lens, neurons, parts, patching
+from kc_interp.explorer.views.panel import Draw, Look, Panel, one_scale
 from kc_interp.finding import Figure, Table
 from kc_interp.report import blocks
 from kc_interp.report.printed import shown_cell
 
+_DRAW: dict[View, Draw] = {
+    "attention": attention.panels,
+    "circuit": circuit.panels,
+    "patching": patching.panels,
+    "lens": lens.panels,
+    "embedding": embedding.panels,
+    "parts": parts.panels,
+    "neurons": neurons.panels,
+}
 
-def panels_of(view: str, look: Look) -> list[Panel]:
+
+def panels_of(view: View, look: Look) -> list[Panel]:
     """What a view shows of one model. Raises KCInterpError where it has nothing to show."""
-    if view not in VIEWS or importlib.util.find_spec(f"kc_interp.explorer.views.{view}") is None:
-        raise ProbeError(f"the view {view!r} is not part of this version")
-    draw: Draw = importlib.import_module(f"kc_interp.explorer.views.{view}").panels
-    return list(draw(look))
+    return list(_DRAW[view](look))
 
 
 def shown(state: State, sides: Sequence[Side]) -> Markup:
@@ -74,8 +80,7 @@ def shown(state: State, sides: Sequence[Side]) -> Markup:
 
 def _row(state: State, index: int, panels: Sequence[Panel | None], names: Sequence[str]) -> Markup:
     figures = [panel.figure for panel in panels if panel is not None and panel.figure is not None]
-    kinds = {figure.kind for figure in figures}
-    limits = plots.limits_of(figures) if len(kinds) == 1 else None
+    limits = one_scale(figures)
     wide = any(map(blocks.needs_full_width, figures)) or any(
         panel is not None and panel.table is not None and len(panel.table.columns) > 6 for panel in panels
     )
@@ -90,7 +95,7 @@ def _row(state: State, index: int, panels: Sequence[Panel | None], names: Sequen
     return tag(
         "div",
         [
-            *([tag("h3", titles.pop(), class_="title")] if one_title else []),
+            *([tag("h3", title, class_="title")] if one_title and (title := titles.pop()) else []),
             tag("div", cells, class_=kind),
             *([_says(*says.pop())] if len(says) == 1 else []),
         ],
@@ -141,8 +146,8 @@ def _cell(
             inside.append(_says(panel.figure.shows, panel.figure.refuted_by))
     if panel.table is not None:
         inside.append(_table(panel, panel.table, name))
-    if panel.note:
-        inside.append(tag("p", panel.note, class_="small"))
+    if panel.note or panel.hint:
+        inside.append(tag("p", f"{panel.note} {panel.hint}".strip(), class_="small"))
     return tag("div", inside, class_="cell panel", data_panel=str(index), data_side=str(side))
 
 

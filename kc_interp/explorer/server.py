@@ -94,7 +94,7 @@ def harden(app: Dash, port: int) -> None:
 
     def admit() -> Any:
         request = flask.request
-        if request.host not in hosts:
+        if request.headers.get("Host") not in hosts:
             return _says(403, f"this is an explorer on {HOST}; the request names another host")
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             elsewhere = request.headers.get("Origin", "") not in {"", *origins}
@@ -136,6 +136,8 @@ def _failed(error: Exception) -> flask.Response:
         return _says(error.code or 500, error.name)
     if isinstance(error, KCInterpError):
         return _says(400, str(error))
+    if flask.request.path.startswith("/_dash-component-suites/"):
+        return _says(404, "there is no such file")
     _LOG.debug("a request failed", exc_info=error)
     return _says(400 if flask.request.method == "POST" else 500, "the request makes no sense here")
 

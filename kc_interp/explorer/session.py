@@ -137,7 +137,7 @@ class Explorer:
             before = dataclasses.replace(before, view=now.view, part=now.part, how=now.how)
             if (before.question, before.models) == (now.question, now.models):
                 before = dataclasses.replace(before, at=now.at, on=now.on)
-            return before, given[:-1]
+            return before, given[:-1][-MOST_PAST:]
         state = self.state(address)
         made = self._acted(state, action)
         if _thought_about(made) == _thought_about(state):

@@ -25,8 +25,23 @@
   function next() {
     if (sent !== null || !waiting.length) return;
     sent = ++number;
-    timer = setTimeout(() => settle(sent), 4000);
+    wait(sent);
     set("action", { data: { ...waiting.shift(), n: sent } });
+  }
+  /* No answer for a while: the next action still waits for it, unless the server is gone and will never give it */
+  function wait(n) {
+    timer = setTimeout(async () => {
+      place(byId("said"), '<div class="alert" role="alert">The explorer has not answered yet. Does it still run in its terminal?</div>');
+      try {
+        await fetch("/shared/circuit.js", { method: "HEAD", cache: "no-store" });
+        if (n === sent) wait(n);
+      } catch {
+        if (n === sent) {
+          waiting.length = 0;
+          settle(n);
+        }
+      }
+    }, 4000);
   }
   function settle(n) {
     if (n !== sent) return;
@@ -41,7 +56,9 @@
       place: (screen) => {
         const keep = window.dash_clientside.no_update;
         if (!screen) return [keep, keep];
+        const focused = document.activeElement;
         for (const [id, html] of Object.entries(screen.html)) place(byId(id), html);
+        if (focused?.disabled || !focused?.isConnected) byId("undo")?.focus();
         if (screen.html.start !== undefined) byId("desk").hidden = Boolean(screen.html.start);
         scan();
         setTimeout(() => settle(screen.n));
@@ -98,6 +115,10 @@
       const where = byId("where").value;
       if (clean("what")) send({ do: "cut", what: clean("what"), ...(where === "" ? {} : { position: Number(where) }) });
     },
+    look: () => {
+      const part = clean("what"), view = /\.n\d+$/.test(part) ? "neurons" : /^a\d+\.h\d+$/.test(part) ? "attention" : null;
+      if (part) send({ do: "set", part, ...(view ? { view } : {}) });
+    },
     open: () => send({ do: "set", models: [...new Set([byId("left").value, byId("right").value])] }),
     cell: (button) => {
       const canvas = byId(button.dataset.of), chosen = (which) => byId(canvas.id.replace("canvas", which));
@@ -142,6 +163,12 @@
   /* Figures: each is JSON in its canvas's `data-island`, drawn when it is in view and anew when the JSON changes */
   const libraries = new Map();
   function library(name) {
+    // CircuitsVis decodes the address when it is loaded, and fails on one that is no UTF-8.
+    try {
+      decodeURIComponent(location.search);
+    } catch {
+      history.replaceState(history.state, "", location.pathname + location.hash);
+    }
     if (!libraries.has(name))
       libraries.set(name, new Promise((done, failed) => {
         const script = make("script", { src: `/shared/${name}.js` });

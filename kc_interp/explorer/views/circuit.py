@@ -93,7 +93,7 @@ def _strongest(look: Look, found: Contrast, edges: Float[np.ndarray, " edge"]) -
             ("edge", found.unit),
             tuple((name, cells(edges)[index]) for name, index in zip(names, order, strict=True)),
         ),
-        note=f"A button cuts the edge at all positions in the way chosen above, now {state.how!r}; the effects are "
+        hint=f"A button cuts the edge at all positions in the way chosen above, now {state.how!r}; the effects are "
         "those of 'patch'.",
         actions=tuple(
             ("Restore" if there else "Cut", {"do": "cut", "what": name}) for name, there in zip(names, off, strict=True)

@@ -80,7 +80,8 @@ def _by_position(look: Look, lens: Float[np.ndarray, "stage pos d_vocab"], stage
                 "z_title": "probability of the next symbol",
             },
         ),
-        note=f"{_cut_note(look)} A click points all views to a position.".strip(),
+        note=_cut_note(look),
+        hint="A click points all views to a position.",
         does="point",
         columns=tuple(columns),
     )

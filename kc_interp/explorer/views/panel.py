@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from kc_interp import plots
 from kc_interp.explorer.state import State
 from kc_interp.explorer.thinking import Thinker, Thought
 from kc_interp.finding import Figure, Table
@@ -38,7 +39,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure or a table of a view, with one line of `note` (may be empty).
+    """A figure or a table of a view, with one line of `note` and a `hint` on what a click does (both may be empty).
 
     A click on a heatmap's cell says part `rows[y]` and position `columns[x]` (one of the two may be empty); `does` says
     whether that points all views there ("point") or cuts the part at the position ("cut"). `actions` has one for each
@@ -48,6 +49,7 @@ class Panel:
     figure: Figure | None = None
     table: Table | None = None
     note: str = ""
+    hint: str = ""
     does: Literal["", "point", "cut"] = ""
     rows: tuple[str, ...] = ()
     columns: tuple[int, ...] = ()
@@ -69,3 +71,9 @@ def cells(values: Float[np.ndarray, "*shape"], digits: int = 4) -> list[Any]:
     plain = rounded.astype(object)
     plain[~np.isfinite(rounded)] = None
     return plain.tolist()
+
+
+def one_scale(figures: Sequence[Figure]) -> plots.Limits | None:
+    """The limits that one figure of two models shares; None where they measure in different units, or not at all."""
+    kinds = {(figure.kind, figure.data.get("z_title"), figure.data.get("y_title")) for figure in figures}
+    return plots.limits_of(figures) if len(kinds) == 1 else None

@@ -32,7 +32,8 @@ def panels(look: Look) -> Iterator[Panel]:
     effects = look.thinker.kept(key, lambda: _effects(look, found, rows))
     yield Panel(
         _figure(look, found, rows, effects),
-        note=" ".join(filter(None, (untouched_only(look), found.says, _clicking(found), _left_out(look)))),
+        note=" ".join(filter(None, (untouched_only(look), found.says, _left_out(look)))),
+        hint=_clicking(found),
         does="cut",
         rows=tuple(name for name, *_ in rows),
         columns=tuple(range(effects.shape[1])),
