@@ -275,6 +275,15 @@ def test_a_head_is_cut_and_restored_by_keyboard_alone_and_keeps_the_focus(visit:
     assert visit.page.locator(":focus").get_attribute("data-position") == "9"
 
 
+@pytest.mark.parametrize("button", ["#reset", "[data-restore='0:zero:a0.h1']"])
+def test_a_button_that_goes_away_when_pressed_leaves_the_focus_at_undo(visit: Visit, button: str) -> None:
+    visit.open(address(cuts=(Cut(0, "zero", "a0.h1"),)))
+    visit.page.locator(button).focus()
+    visit.key("Enter")
+    assert_cut(visit)
+    assert visit.page.locator(":focus").get_attribute("id") == "undo"
+
+
 def test_a_head_can_be_cut_in_one_model_alone(visit: Visit) -> None:
     visit.open(address())
     visit.choose("#on", "1")
@@ -589,6 +598,16 @@ def test_neurons_are_ranked_looked_at_and_cut(visit: Visit) -> None:
     visit.page.locator("#what").fill(name)
     visit.press("#cut")
     assert_cut(visit, *both("zero", name))
+
+
+@pytest.mark.parametrize(("part", "view"), [("m1.n7", "neurons"), ("a1.h2", "attention")])
+def test_a_part_is_found_by_its_name_and_shown_in_its_view(visit: Visit, part: str, view: str) -> None:
+    visit.open(address())
+    visit.page.locator("#what").fill(part)
+    visit.press("#look")
+    assert f"part={part}" in visit.page.url
+    assert visit.page.locator(f"#view-{view}").count() == 1
+    assert any(part in title for title in visit.texts("#view .title"))
 
 
 def test_what_each_part_is_worth_is_what_cutting_it_costs(visit: Visit) -> None:
