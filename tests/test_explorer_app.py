@@ -442,4 +442,4 @@ def test_mistakes_get_one_message(arguments: list[str], says: str, status: int, 
 def test_without_dash_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kc_interp.cli.explore.importlib.util.find_spec", lambda name: None)
     done = run("explore", "--no-open", cwd=tmp_path, check=1)
-    assert "pip install 'kc-interp[explore]'" in done.stderr
+    assert "pip install 'dash>=4.4'" in done.stderr

@@ -45,7 +45,7 @@ def explore(
     """
     output = Output(as_json, quiet, verbose)
     if importlib.util.find_spec("dash") is None:
-        raise KCInterpError("the explorer needs Dash, which is not installed; run `pip install 'kc-interp[explore]'`")
+        raise KCInterpError("the explorer needs Dash, which is not installed; run `pip install 'dash>=4.4'`")
     from kc_interp.explorer import server
 
     with server.listening(port) as held:
