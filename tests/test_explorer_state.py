@@ -274,3 +274,7 @@ def test_a_cut_that_an_address_asks_for_in_vain_shows_the_untouched_model(explor
     [side] = explorer.sides(state)
     assert "no part 'a9.h9'" in side.fault
     assert side.look is not None and side.look.thought is side.look.untouched
+    assert side.look.cuts == () and not side.look.touched and side.look.fault == side.fault
+    possible = explorer.state("?model=sum&q=[SUM 1 2]&cut=0:zero:m0")
+    [side] = explorer.sides(possible)
+    assert side.look is not None and side.look.cuts == possible.cuts and side.look.touched

@@ -99,7 +99,7 @@ class Explorer:
             cuts = state.cuts_of(index)
             thought = thinker.think(state.question, cuts, twin=state.twin, free=state.free, seed=state.seed)
         except KCInterpError as error:
-            return Side(name, Look(state, index, thinker, untouched, untouched), str(error))
+            return Side(name, Look(state, index, thinker, untouched, untouched, str(error)), str(error))
         return Side(name, Look(state, index, thinker, thought, untouched))
 
     def faults(self, state: State, text: str) -> list[tuple[str, int | None]]:

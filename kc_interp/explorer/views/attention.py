@@ -138,7 +138,7 @@ def _one_head(look: Look, names: tuple[str, ...], chosen: int, why: str) -> Pane
 
 def _change(look: Look, names: tuple[str, ...]) -> Panel:
     at, columns = look.at, labels(look.thought)
-    if look.thought.symbols[: at + 1] != look.untouched.symbols[: at + 1]:
+    if not look.is_comparable:
         return Panel(
             note=f"Under the cuts the model wrote other symbols before {_place(look)}, so its attention there is not "
             "set against that of the untouched model. Point to an earlier position, or let it read the correct chain."

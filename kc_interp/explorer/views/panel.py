@@ -10,25 +10,39 @@ import numpy as np
 from jaxtyping import Float
 
 from kc_interp import plots
-from kc_interp.explorer.state import State
+from kc_interp.explorer.state import Cut, State
 from kc_interp.explorer.thinking import Thinker, Thought
 from kc_interp.finding import Figure, Table
 
 
 @dataclass(frozen=True)
 class Look:
-    """One model's side of the page: `side` is 0 or 1. `untouched` is the same thought without cuts."""
+    """One model's side of the page: `side` is 0 or 1. `untouched` is the same thought without cuts.
+
+    With a `fault`, the state's cuts could not be made, for that reason: the thought is the untouched one.
+    """
 
     state: State
     side: int
     thinker: Thinker
     thought: Thought
     untouched: Thought
+    fault: str = ""
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """The interventions under which the model thinks: the state's, if they could be made."""
+        return () if self.fault else self.state.cuts_of(self.side)
 
     @property
     def touched(self) -> bool:
         """Whether anything is cut in this model."""
-        return bool(self.state.cuts_of(self.side))
+        return bool(self.cuts)
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the untouched model read the same up to the selected position: else there is nothing to set against."""
+        return self.thought.symbols[: self.at + 1] == self.untouched.symbols[: self.at + 1]
 
     @property
     def at(self) -> int:
