@@ -2,17 +2,20 @@
 
 Everything is exact: a cut part carries something else, and all that reads it is computed anew
 (`kc_interp.model.interventions`). Teacher-forced, the model is shown the correct chain; free-running, it reads what it
-wrote itself. What a cut part carries instead is taken position by position from a teacher-forced run: of questions of
-the same shape (mean, resample) or of the second expression (patch). Where a free run grows longer than that, nothing
-is replaced.
+wrote itself. What a cut part carries instead is nothing (zero), or is taken position by position from a teacher-forced
+run: of questions of the same shape (mean, resample) or of the second expression (patch). Where a free run grows longer
+than that, only zero is still known, and `Thought.restored_from` says from where on the other cut parts are whole again.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -32,10 +35,12 @@ from kc_interp.model.interventions import Mix, Streams, biases, embedded, mixing
 from kc_interp.tasks.task import Chains
 from kc_interp.tokens import lines, position_classes
 
-REFERENCES = 64
+REFERENCES = 512
 """Questions of the same shape, over which a mean is taken."""
 
-_KEPT = 64
+_KEPT = 512
+_KEPT_BYTES = 200_000_000
+_CHAINS_A_CALL = 64
 _FLOATS_A_CALL = 6_000_000
 _NEURON = re.compile(r"m(\d+)\.n(\d+)")
 _BLOCK = re.compile(r"(a|resid)(\d+)")
@@ -50,7 +55,8 @@ class Thought:
     (`free`), the end symbol last; `asked` is the number of symbols of the question. `correct` is the correct chain.
     `written` is what every writer wrote (named as `Graph.writers`; the bias stands elsewhere and is 0 here); `read` is
     what the unembedding reads of it: the same, but for what cut edges carry instead. `bias` is what it reads of the
-    output biases, by stage as in `kc_interp.model.interventions.Streams`.
+    output biases, by stage as in `kc_interp.model.interventions.Streams`. `restored_from` is the position from which on
+    parts that are cut everywhere carry their own writing again, because nothing else is known there; None: from none.
     """
 
     symbols: tuple[str, ...]
@@ -66,6 +72,7 @@ class Thought:
     written: Float[Tensor, "writer pos d_model"]
     read: Float[Tensor, "writer pos d_model"]
     bias: Float[Tensor, "stage pos d_model"]
+    restored_from: int | None = None
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -120,13 +127,21 @@ class _Source:
     neurons: Float[Tensor, "layer pos d_mlp"]
 
 
+@dataclass
+class _Kept:
+    """An answer, perhaps still being worked out, and the bytes that it holds."""
+
+    answer: Future[Any]
+    size: int = 0
+
+
 class Thinker:
     """One checkpoint that answers questions under interventions. Answers are kept, the most recent ones."""
 
     def __init__(self, name: str, checkpoint: Checkpoint) -> None:
         self.name, self.checkpoint = name, checkpoint
         self.graph = Graph.of(checkpoint.spec.model)
-        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._kept: OrderedDict[Any, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -138,17 +153,32 @@ class Thinker:
         return int(self.checkpoint.params["blocks.0.mlp.W_in"].shape[-1])
 
     def kept(self, key: Any, make: Callable[[], _T]) -> _T:
-        """What `make` made the last time for this key, while it is kept."""
+        """What `make` made the last time for this key, while it is kept; who asks meanwhile waits for the same answer.
+
+        The most recent ones are kept, as many as fit. An error is raised and not kept.
+        """
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        made = make()
+            found = self._kept.get(key)
+            entry = self._kept.setdefault(key, _Kept(Future()))
+            self._kept.move_to_end(key)
+        if found is None:
+            try:
+                made = make()
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(key, None)
+                entry.answer.set_exception(error)
+                raise
+            entry.size = _bytes(made)
+            entry.answer.set_result(made)
+            self._forget()
+        return entry.answer.result()
+
+    def _forget(self) -> None:
         with self._lock:
-            self._kept[key] = made
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return made
+            held = sum(entry.size for entry in self._kept.values())
+            while len(self._kept) > 1 and (len(self._kept) > _KEPT or held > _KEPT_BYTES):
+                held -= self._kept.popitem(last=False)[1].size
 
     def read(self, text: str) -> Chains:
         """The question with its correct chain. Raises ExpressionError, or DataError on what this model cannot read."""
@@ -192,10 +222,13 @@ class Thinker:
     def _think(self, question: str, cuts: Sequence[Cut], twin: str, free: bool, seed: int) -> Thought:
         chains = self.read(question)
         correct = self._ids(chains)[0]
-        change = self._change(question, cuts, twin, seed)
+        change = self._change(question, cuts, twin, seed, free)
         asked = int(chains.prompts[0])
         ids = self._written_freely(correct, asked, change) if free else correct
-        return self._thought(chains, ids, asked, free, change, *self._run(ids[:-1], change))
+        written, logits, sites = self._run(ids[:-1], change)
+        if not bool(logits.isfinite().all()):
+            raise ProbeError(f"the logits of {self.name} are not finite; did its training diverge?")
+        return self._thought(chains, ids, asked, free, change, written, logits, sites)
 
     def _thought(
         self,
@@ -222,12 +255,13 @@ class Thinker:
             asked=asked,
             free=free,
             vocabulary=tokens.symbols,
-            probabilities=logits.softmax(-1).double().cpu().numpy(),
+            probabilities=logits.double().softmax(-1).cpu().numpy(),
             patterns=_recorded(sites, "attn.hook_pattern", depth).cpu().numpy(),
             neurons=_recorded(sites, "mlp.hook_post", depth).cpu().numpy(),
             written=written,
             read=seen,
             bias=bias,
+            restored_from=change.restored_from(len(ids) - 1) if change else None,
         )
 
     def _ids(self, chains: Chains) -> Int[Tensor, "chain pos"]:
@@ -257,17 +291,16 @@ class Thinker:
         """The question and what the model writes after it, greedily, up to the end symbol or the end of its context.
 
         The correct chain is the first guess of what it will write; every pass confirms the guess up to the first symbol
-        where the model would have written another, and puts that there. Exact, with few passes where it errs seldom.
+        where the model would have written another, and what it chose from there on is the next guess. Exact, with few
+        passes where it errs seldom.
         """
         end, full = self.checkpoint.tokens.end, self.checkpoint.n_ctx + 1
         guess, sure = correct, asked
         while True:
             chosen = self._run(guess[:-1], change)[1].argmax(-1)
             wrong = (chosen[sure - 1 :] != guess[sure:]).nonzero()[:, 0]
-            sure = sure + int(wrong[0]) if len(wrong) else len(guess)
-            if len(wrong):
-                guess = torch.cat([guess[:sure], chosen[sure - 1 : sure], guess[sure + 1 :]])
-                sure += 1
+            sure = sure + int(wrong[0]) + 1 if len(wrong) else len(guess)
+            guess = torch.cat([guess[:asked], chosen[asked - 1 :]])
             ends = (guess[asked:sure] == end).nonzero()[:, 0]
             if len(ends):
                 return guess[: asked + int(ends[0]) + 1]
@@ -276,10 +309,15 @@ class Thinker:
             if sure == len(guess):
                 guess = torch.cat([guess, guess.new_tensor([end])])
 
-    def _change(self, question: str, cuts: Sequence[Cut], twin: str, seed: int) -> _Change | None:
-        if not cuts:
+    def _change(
+        self, question: str, cuts: Sequence[Cut], twin: str, seed: int, free: bool, hows: Collection[How] = ()
+    ) -> _Change | None:
+        """`hows` are ways of cutting that the change must know beside those of its own cuts."""
+        if not cuts and not hows:
             return None
-        change = _Change(self, {how: self._source(how, question, twin, seed) for how in {cut.how for cut in cuts}})
+        known = int(self.read(question).lengths[0]) - 1
+        sources = {how: self._source(how, question, twin, seed) for how in {*hows, *(cut.how for cut in cuts)}}
+        change = _Change(self, sources, known, self.checkpoint.n_ctx if free else known)
         for cut in cuts:
             change.add(cut)
         return change
@@ -293,39 +331,51 @@ class Thinker:
             return _Source(written, stages, stages.new_zeros((depth, width, self.d_mlp)))
         if how == "patch":
             return self._sources(self.fitting(question, twin))
-        chosen = self.references(question, seed)
         if how == "resample":
-            return self._sources(chosen.take(slice(0, 1)))
-        return self.kept(("mean", question), lambda: self._sources(self.references(question, 0)))
+            return self._sources(self.resampled(question, seed))
+        return self.kept(("mean", question), lambda: self._sources(self.references(question)))
 
     @torch.no_grad()
     def _sources(self, chains: Chains) -> _Source:
         """The mean over these chains of all that is written, teacher-forced."""
         spec, names = self.checkpoint.spec.model, [f"blocks.{b}.mlp.hook_post" for b in range(self.graph.depth)]
-        sites = Sites(record=names)
-        first = embedded(self.params, spec, self._ids(chains)[:, :-1])[None]
-        written, _ = run_everywhere(self.params, spec, first, sites=sites)
-        neurons = torch.stack([sites.cache[name][0].mean(0) for name in names])
-        return _Source(written[0].mean(1), biases(self.params, spec), neurons)
+        written: Tensor | float = 0.0
+        neurons: Tensor | float = 0.0
+        for ids in self._ids(chains)[:, :-1].split(_CHAINS_A_CALL):
+            sites = Sites(record=names)
+            part, _ = run_everywhere(self.params, spec, embedded(self.params, spec, ids)[None], sites=sites)
+            written = written + part[0].sum(1) / len(chains)
+            neurons = neurons + torch.stack([sites.cache[name][0].sum(0) for name in names]) / len(chains)
+        assert isinstance(written, Tensor) and isinstance(neurons, Tensor)
+        return _Source(written, biases(self.params, spec), neurons)
 
-    def references(self, question: str, seed: int) -> Chains:
-        """Questions of the same shape with fresh contents, each with its correct chain; another order for each seed.
+    def references(self, question: str) -> Chains:
+        """`REFERENCES` questions of the same shape with fresh contents, each with its correct chain, drawn by one seed.
 
-        Raises ProbeError when fewer than two are found.
+        Raises ProbeError when none is found.
         """
-        return self.kept(("references", question, seed), lambda: self._references(question, seed))
+        return self.kept(("references", question), lambda: self._alike(question, 0, REFERENCES))
 
-    def _references(self, question: str, seed: int) -> Chains:
+    def resampled(self, question: str, seed: int) -> Chains:
+        """One question of the same shape with another answer; another one for each seed. Raises ProbeError as above."""
+        chains = self.read(question)
+        drawn = self._alike(question, seed + 1, _CHAINS_A_CALL)
+        rows = np.flatnonzero(drawn.answer_symbols() != chains.answer_symbols()[0])[:1]
+        if not len(rows):
+            raise ProbeError(f"no question of the shape of {question} has another answer; cut in another way")
+        return drawn.take(rows)
+
+    def _alike(self, question: str, seed: int, count: int) -> Chains:
         chains, task = self.read(question), self.checkpoint.task
-        rng = np.random.default_rng([seed, REFERENCES])
-        drawn = task.redraw(chains.take(np.zeros(4 * REFERENCES, dtype=np.int64)), rng)
+        rng = np.random.default_rng([seed, count])
+        drawn = task.redraw(chains.take(np.zeros(2 * count, dtype=np.int64)), rng)
         shape = position_classes(task, chains)[0]
         labels = position_classes(task, drawn)
         alike = (drawn.lengths == chains.lengths[0]) & self.checkpoint.tokens.knows(drawn)
         if labels.shape[1] == len(shape):
             alike &= (labels == shape).all(1)
-        rows = np.flatnonzero(alike & (drawn.answer_symbols() != chains.answer_symbols()[0]))[:REFERENCES]
-        if len(rows) < 2:
+        rows = np.flatnonzero(alike)[:count]
+        if not len(rows):
             raise ProbeError(f"no other questions of the shape of {question} were found; cut by zero instead")
         return drawn.take(rows)
 
@@ -363,10 +413,8 @@ class Thinker:
         if not others:
             return np.empty((0, len(before.vocabulary)))
         params, spec, length = self.params, self.checkpoint.spec.model, before.query + 1
-        hows = {cut.how for cut in (*cuts, *others)}
-        base = _Change(self, {how: self._source(how, question, twin, seed) for how in hows})
-        for cut in cuts:
-            base.add(cut)
+        base = self._change(question, cuts, twin, seed, False, {cut.how for cut in others})
+        assert base is not None
         changes = [base.beside(other) for other in others]
         starts = np.asarray([change.start(base) for change in changes], dtype=np.int64)
         size = (len(self.graph.writers) + 3 * self.graph.n_heads) * length * spec.d_model
@@ -378,10 +426,10 @@ class Thinker:
                 if neurons:
                     # A cut neuron moves what its MLP, the last writer so far, writes along one direction.
                     written[:, -1, 0] += torch.stack([changes[row].moved(before, others[row], length) for row in chunk])
-                which = np.stack([changes[row].which for row in ([chunk[0]] if neurons else chunk)])
+                mix = base.mixed([changes[row] for row in ([chunk[0]] if neurons else chunk)], length)
                 sites = Sites(edits=base.edits(length))
-                _, logits = run_everywhere(params, spec, written, mix=base.mixed(which, length), sites=sites)
-                found[chunk] = logits[:, 0, -1].softmax(-1).double().cpu().numpy()
+                _, logits = run_everywhere(params, spec, written, mix=mix, sites=sites)
+                found[chunk] = logits[:, 0, -1].double().softmax(-1).cpu().numpy()
         return found
 
     def pair(self, question: str, twin: str) -> tuple[Streams, Streams, Metric]:
@@ -414,22 +462,29 @@ class Thinker:
 
 
 class _Change:
-    """Cuts as one mix of streams and edits of neurons, for sequences of any length; a later cut wins."""
+    """Cuts as one mix of streams and edits of neurons, for sequences of any length; a later cut wins.
 
-    def __init__(self, thinker: Thinker, sources: Mapping[How, _Source]) -> None:
-        self.thinker, self.hows = thinker, list(sources)
+    `which` holds, for every edge and position, the source that it takes from (-1: none); `stage`, for every reader and
+    position, the block whose entering stream is cut there (-1: none), which says how much of the biases is.
+    """
+
+    def __init__(self, thinker: Thinker, sources: Mapping[How, _Source], known: int, width: int) -> None:
+        """`known` positions have something to carry instead; up to `width` may be read."""
+        self.thinker, self.hows, self.known = thinker, list(sources), known
         self.sources = [sources[how] for how in self.hows]
         graph = thinker.graph
-        width = self.sources[0].written.shape[1]
         self.which = np.full((len(graph.writers), len(graph.readers), width), -1, dtype=np.int8)
+        self.stage = np.full((len(graph.readers), width), -1, dtype=np.int8)
         self.neurons: dict[tuple[int, int], np.ndarray] = {}
+        self.ends = False
 
     def add(self, cut: Cut) -> None:
         """Raises ProbeError when the model has no such part or the question no such position."""
-        width = self.which.shape[2]
+        width = self.which.shape[2] if cut.how == "zero" else self.known
         if cut.position is not None and cut.position >= width:
-            raise ProbeError(f"there is no position {cut.position}; this chain has {width}, counted from 0")
-        places = slice(None) if cut.position is None else slice(cut.position, cut.position + 1)
+            raise ProbeError(f"there is no position {cut.position} to cut; there are {width}, counted from 0")
+        places = slice(0, width) if cut.position is None else slice(cut.position, cut.position + 1)
+        self.ends |= cut.position is None and cut.how != "zero"
         how = self.hows.index(cut.how)
         if found := _NEURON.fullmatch(cut.what):
             neuron = int(found[1]), int(found[2])
@@ -439,27 +494,51 @@ class _Change:
                     f"{thinker.name} has no neuron {cut.what!r}: blocks 0 to {thinker.graph.depth - 1}, "
                     f"neurons 0 to {thinker.d_mlp - 1} in each"
                 )
-            self.neurons.setdefault(neuron, np.full(width, -1, dtype=np.int8))[places] = how
+            now = self.neurons.get(neuron, np.full(self.which.shape[2], -1, dtype=np.int8)).copy()
+            now[places] = how
+            self.neurons[neuron] = now
             return
+        found = _BLOCK.fullmatch(cut.what)
+        block = int(found[2]) if found and found[1] == "resid" else -1
         for writer, reader in edges_of(self.thinker.graph, cut.what):
             self.which[writer, reader, places] = how
+            if writer == BIAS:
+                self.stage[reader, places] = block
+
+    def restored_from(self, length: int) -> int | None:
+        """The first of `length` positions at which a part that is cut everywhere is whole again; None: at none."""
+        return self.known if self.ends and length > self.known else None
 
     def read_out(
         self, written: Float[Tensor, "writer pos d_model"], bias: Float[Tensor, "stage pos d_model"]
     ) -> tuple[Float[Tensor, "writer pos d_model"], Float[Tensor, "stage pos d_model"]]:
         """What the unembedding reads of what was written, and of the biases."""
         length = written.shape[1]
+        stage = self.stage[-1, :length]
         for index, source in enumerate(self.sources):
-            cut = _to_length(torch.from_numpy(self.which[:, -1] == index), length, 1)[..., None].to(written.device)
+            cut = torch.from_numpy(self.which[:, -1, :length] == index)[..., None].to(written.device)
             written = torch.where(cut, _to_length(source.written, length, 1), written)
-            bias = torch.where(cut[BIAS], source.bias[:, None], bias)
+            for block in np.unique(stage).tolist():
+                here = cut[BIAS] & torch.from_numpy(stage == block)[:, None].to(cut.device)
+                bias = torch.where(here, self._bias(index, block)[:, None], bias)
         return written, bias
 
+    def _bias(self, index: int, block: int) -> Float[Tensor, "stage d_model"]:
+        """What a source has of the biases, stage by stage. `block` 0 or more: of the stream that enters that block, to
+        which the model adds its own later ones."""
+        source = self.sources[index].bias
+        if block < 0:
+            return source
+        own = biases(self.thinker.params, self.thinker.checkpoint.spec.model)
+        entered = torch.arange(len(own), device=own.device).clamp(max=2 * block)
+        return source[entered] + own - own[entered]
+
     def beside(self, cut: Cut) -> _Change:
-        """This change with one more cut."""
-        copied = _Change(self.thinker, dict(zip(self.hows, self.sources, strict=True)))
-        copied.which = self.which.copy()
-        copied.neurons = {neuron: which.copy() for neuron, which in self.neurons.items()}
+        """This change with one more cut. A neuron's leaves the edges alone, which are then shared, not copied."""
+        copied = copy.copy(self)
+        copied.neurons = dict(self.neurons)
+        if not _NEURON.fullmatch(cut.what):
+            copied.which, copied.stage = self.which.copy(), self.stage.copy()
         copied.add(cut)
         return copied
 
@@ -486,13 +565,22 @@ class _Change:
 
     def at(self, length: int) -> tuple[Mix | None, dict[str, Callable[[Tensor], Tensor]]]:
         """The mix and the edits for a sequence of this length."""
-        return self.mixed(self.which[None], length), self.edits(length)
+        return self.mixed([self], length), self.edits(length)
 
-    def mixed(self, which: Int[np.ndarray, "run writer reader pos"], length: int) -> Mix | None:
-        """The mix that takes from these sources what `which` says; one set of edges a run."""
-        mixes = [
-            self._mix(which == index, index, length) for index in range(len(self.sources)) if (which == index).any()
-        ]
+    def mixed(self, changes: Sequence[_Change], length: int) -> Mix | None:
+        """The mix that takes from these sources what each change says; one change a run."""
+        which = np.stack([change.which[..., :length] for change in changes])
+        stage = np.stack([change.stage[:, :length] for change in changes])
+        mixes: list[Mix] = []
+        for index in range(len(self.sources)):
+            taken = which == index
+            for block in np.unique(np.append(stage[taken[:, BIAS]], -1)).tolist():
+                mask = taken.copy()
+                mask[:, BIAS] &= stage == block
+                if block >= 0:
+                    mask[:, :BIAS], mask[:, BIAS + 1 :] = False, False
+                if mask.any():
+                    mixes.append(self._mix(mask, index, block, length))
 
         def mix(reader: int, count: int, stream: Tensor, written: Tensor) -> Tensor:
             here = stream[:, None]
@@ -500,11 +588,11 @@ class _Change:
 
         return mix if mixes else None
 
-    def _mix(self, replaced: Bool[np.ndarray, "run writer reader pos"], index: int, length: int) -> Mix:
+    def _mix(self, replaced: Bool[np.ndarray, "run writer reader pos"], index: int, block: int, length: int) -> Mix:
         spec, source = self.thinker.checkpoint.spec.model, self.sources[index]
         written = _to_length(source.written, length, 1)[:, None]
-        mask = _to_length(torch.from_numpy(replaced.astype(np.float32)), length, 3).to(written)
-        streams = Streams(self.thinker.params, spec, written, source.bias, written.new_zeros((1, 1)))
+        mask = torch.from_numpy(replaced.astype(np.float32)).to(written)
+        streams = Streams(self.thinker.params, spec, written, self._bias(index, block), written.new_zeros((1, 1)))
         return mixing(streams, streams, mask)
 
     def edits(self, length: int) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -517,8 +605,9 @@ class _Change:
             post = post.clone()
             for (its, neuron), which in self.neurons.items():
                 if its == block:
-                    for place in np.flatnonzero(which[:length] >= 0).tolist():
-                        post[..., place, neuron] = self.sources[which[place]].neurons[block, place, neuron]
+                    for index, source in enumerate(self.sources):
+                        places = torch.from_numpy(np.flatnonzero(which[:length] == index)).to(post.device)
+                        post[..., places, neuron] = _to_length(source.neurons, length, 1)[block, places, neuron]
             return post
 
         return edit
@@ -545,6 +634,17 @@ def edges_of(graph: Graph, what: str) -> list[tuple[int, int]]:
         return [edge for edge in graph.edges if edge[0] == writer]
     known = f"its parts are {', '.join(graph.writers[:1] + graph.writers[3:])}, a0 … (all heads), resid0 …, m0.n0 …"
     raise ProbeError(f"this model has no part {what!r}; {known}")
+
+
+def _bytes(value: object) -> int:
+    """The bytes of the arrays in an answer."""
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value.nbytes
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def _to_length(values: Tensor, length: int, axis: int) -> Tensor:

@@ -27,8 +27,8 @@ from kc_interp.model.forward import LAYER_NORM_EPS
 from kc_interp.tasks.task import Chains, Task
 
 TOP = 12
-EXACT_MOST = 4_096
-"""Above so many neurons they are not cut one by one."""
+EXACT_MOST = 30_000_000
+"""Neurons times positions times d_model: above it they are not cut one by one, which would take seconds."""
 
 _NAME = re.compile(r"m(\d+)\.n(\d+)")
 
@@ -74,9 +74,13 @@ def _rises(look: Look) -> tuple[Float[np.ndarray, "layer d_mlp d_vocab"] | None,
     """The answer's distribution without each neuron; None with the reason where that cannot be had."""
     state, thinker = look.state, look.thinker
     shape = thinker.graph.depth, thinker.d_mlp
-    if shape[0] * shape[1] > EXACT_MOST:
-        return None, f"With more than {EXACT_MOST:,} neurons they are not cut one by one; choose one to cut it."
-    cuts = state.cuts_of(look.side)
+    length, width = len(look.thought.correct) - 2, thinker.checkpoint.spec.model.d_model
+    if shape[0] * shape[1] * length * width > EXACT_MOST:
+        return None, (
+            f"{shape[0] * shape[1]:,} neurons on {length} positions are too many to cut one by one while you wait; "
+            "choose one to cut it."
+        )
+    cuts = look.cuts
     others = [Cut(look.side, state.how, name_of(*place)) for place in np.ndindex(shape)]
     own: dict[str, Any] = {"twin": state.twin, "seed": state.seed}
     key = ("neurons", state.question, tuple(map(str, cuts)), state.how, state.twin, state.seed)
@@ -138,7 +142,7 @@ def _by_direct_effect(look: Look) -> Panel:
 def _answers(look: Look) -> tuple[Thought, float]:
     """The teacher-forced thought under the interventions, and its probability of the correct answer."""
     state = look.state
-    base = look.thinker.think(state.question, state.cuts_of(look.side), twin=state.twin, seed=state.seed)
+    base = look.thinker.think(state.question, look.cuts, twin=state.twin, seed=state.seed)
     return base, float(base.probabilities[base.query, base.vocabulary.index(base.target)])
 
 

@@ -87,21 +87,20 @@ def _over(above: float, below: float) -> float | None:
 
 def panels(look: Look) -> Iterator[Panel]:
     """What is written beside what is read, at the chosen position and over the chain; then what each part is worth."""
-    thought, touched = look.thought, look.touched
+    thought, touched, comparable = look.thought, look.touched, look.is_comparable
     chain = list(range(thought.asked - 1, len(thought.symbols) - 1))
     before = list(range(look.untouched.asked - 1, len(look.untouched.symbols) - 1))
-    note = "What a cut keeps from its readers still counts as written." if touched else ""
+    note = "What a cut keeps from its readers still counts as written, and in the stream as read." if touched else ""
     sides = [("", Written.of(look.thinker, thought), chain, look.at)]
     if touched:
-        last = len(look.untouched.symbols) - 2
-        sides.append((", untouched", Written.of(look.thinker, look.untouched), before, min(look.at, last)))
+        sides.append((", untouched", Written.of(look.thinker, look.untouched), before, look.at))
     symbol = thought.symbols[look.at]
     yield Panel(
         figure=_norms(
             f"What attention and feed-forward write, against the stream they read: position {look.at} ({symbol})",
-            [(name, written.against_stream([at])) for name, written, _, at in sides],
+            [(name, written.against_stream([at])) for name, written, _, at in (sides if comparable else sides[:1])],
         ),
-        note=note,
+        note=note if comparable else f"{note} The untouched model had read other symbols here, so it is left out.",
     )
     yield Panel(
         figure=_norms(
@@ -167,7 +166,7 @@ def parts_of(graph: Graph) -> list[str]:
 def _causal(look: Look) -> Iterator[Panel]:
     state, thinker = look.state, look.thinker
     names = parts_of(thinker.graph)
-    cuts = state.cuts_of(look.side)
+    cuts = look.cuts
     others = [Cut(look.side, state.how, name) for name in names]
     own: dict[str, Any] = {"twin": state.twin, "seed": state.seed}
     try:
@@ -179,7 +178,8 @@ def _causal(look: Look) -> Iterator[Panel]:
         return
     target = base.vocabulary.index(base.target)
     before = base.probabilities[base.query, target]
-    rises = np.log(before) - np.log(np.maximum(found[:, target], np.finfo(float).tiny))
+    tiny = np.finfo(float).tiny
+    rises = np.log(max(before, tiny)) - np.log(np.maximum(found[:, target], tiny))
     beside = " beside the interventions above" if cuts else ""
     title = f"Rise of the answer's loss when a part carries {words.INSTEAD[state.how]}"
     yield Panel(
