@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 
 from kc_interp.checkpoint import FILE_NAME
-from kc_interp.errors import SpecError
-from kc_interp.explorer import panels
+from kc_interp.errors import ProbeError, SpecError
+from kc_interp.explorer import panels, rows
 from kc_interp.explorer.app import BROKEN, build
 from kc_interp.explorer.elements import tag
 from kc_interp.explorer.models import Models
@@ -25,6 +26,7 @@ from kc_interp.explorer.views.panel import Panel
 from kc_interp.finding import Figure, Table
 from tests.explorer_models import QUESTION, TWIN, model_of
 from tests.test_cli import run
+from tests.test_report import Page
 
 PORT = 8765
 HOST = f"127.0.0.1:{PORT}"
@@ -361,7 +363,7 @@ def test_hostile_texts_of_a_panel_are_text(client: Any, explorer: Explorer, monk
         Panel(figure, note=HOSTILE, does="point", rows=(HOSTILE,), columns=(1,)),
         Panel(table=table, actions=((HOSTILE, {"do": "cut", "what": HOSTILE}),)),
     ]
-    monkeypatch.setattr(panels, "panels_of", lambda view, look: made)
+    monkeypatch.setattr(rows, "panels_of", lambda view, look: made)
     state = explorer.state("?view=lens")
     controls = Controls(panels.shown(state, explorer.sides(state)))
     assert controls.wrong == []
@@ -406,6 +408,63 @@ def test_the_open_view_is_sent_as_a_file(client: Any) -> None:
         refused = get(client, f"/export?{query}")
         assert refused.status_code == 400
         assert says in refused.text
+
+
+def test_a_file_of_a_cut_that_cannot_be_made_says_so_and_shows_the_untouched_model(client: Any) -> None:
+    address = "?model=sum&q=[SUM 1 [SUM 4 3]]&twin=[SUM 1 2]&cut=0:patch:a0.h1&view=lens"
+    response = get(client, f"/export{address}")
+    assert response.status_code == 200
+    words = Page(response.text).words
+    assert "Shown untouched: the second expression must have the shape of the first" in words
+    assert "Interventions that could not be made" in words
+    assert "with the interventions" not in words and "The untouched model" not in words
+    sides = turn(client, address=address)["screen"]["data"]["html"]["sides"]
+    assert "Shown untouched" in sides and "Not made: 1" in sides and "as untouched" not in sides
+    assert 'class="key cut"' not in sides
+    assert "Under the cuts" not in view(client, address)
+    assert "What the cuts change" not in view(client, address.replace("lens", "attention"))
+
+
+def test_a_file_of_two_models_drops_neither(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that cannot read the expression, and of one whose view has nothing to show, it says why."""
+    unread = Page(get(client, "/export?model=sum&model=joint&q=[MAX 1 2]&view=lens").text).words
+    assert "sum has no token for MAX" in unread and "Logit lens of sum and joint" in unread
+    assert "--model PATH/sum --model PATH/joint" in unread and "Logit lens: when the next symbol" in unread
+    draw = rows.panels_of
+
+    def refusing(name: Any, look: Any) -> list[Panel]:
+        if look.side == 0:
+            raise ProbeError("too large to draw")
+        return draw(name, look)
+
+    monkeypatch.setattr(rows, "panels_of", refusing)
+    half = Page(get(client, f"/export?model=sum&model=joint&q={QUESTION}&view=lens").text).words
+    assert "sum: too large to draw" in half and "Logit lens: when the next symbol" in half
+    monkeypatch.setattr(rows, "panels_of", lambda name, look: refusing(name, dataclasses.replace(look, side=0)))
+    none = Page(get(client, f"/export?model=sum&model=joint&q={QUESTION}&view=lens").text).words
+    assert none.count("too large to draw") == 1 and "nothing to show" not in none
+
+
+FREE = "?model=sum&q=[SUM 1 [SUM 4 3]]&mode=free&cut=0:zero:m0&view=attention"
+
+
+def test_free_running_the_untouched_model_is_not_set_beside_another_text(client: Any, explorer: Explorer) -> None:
+    [side] = explorer.sides(explorer.state(FREE))
+    assert side.look is not None
+    thought, before, asked = side.look.thought, side.look.untouched, side.look.thought.asked
+    assert thought.symbols[asked] != before.symbols[asked], "the cut model writes another first symbol"
+    for at, compared in ((asked - 1, True), (asked, False), (len(before.symbols) + 3, False)):
+        address = f"{FREE}&at={at}"
+        shown = turn(client, address=address)["screen"]["data"]["html"]["sides"]
+        file = get(client, f"/export{address}").text
+        exported = Page(file).words
+        for text in (shown, exported):
+            assert ("Not set beside the untouched model's" in html.unescape(text)) == (not compared)
+            assert bool(re.search(r"\d → [\d<>]", text)) == compared
+        assert ("What the cuts change in it" in view(client, address)) == compared
+        # What would be correct after the model's own text is not known; and only the first other symbol is set beside.
+        assert 'class="target"' not in file
+        assert re.findall(r'class="was">was ([^<]+)<', file) == [html.escape(before.symbols[asked])]
 
 
 def test_a_taken_port_is_refused_before_anything_is_loaded(paths: list[Path], tmp_path: Path) -> None:

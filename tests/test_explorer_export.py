@@ -13,13 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from kc_interp.checkpoint import Checkpoint
 from kc_interp.explorer import words
 from kc_interp.explorer.export import render
+from kc_interp.explorer.rows import Column
+from kc_interp.explorer.session import Side
 from kc_interp.explorer.state import Cut, State
 from kc_interp.explorer.thinking import Thinker, Thought
 from kc_interp.explorer.views.panel import Look, Panel
@@ -55,9 +54,14 @@ def looks_of(state: State, thinkers: Sequence[Thinker]) -> list[Look]:
     ]
 
 
+def rendered(state: State, shown: Sequence[tuple[Look, Sequence[Panel]]]) -> str:
+    sides = [Side(look.thinker.name, look) for look, _ in shown]
+    return render(state, sides, [Column(look.thinker.name, tuple(panels)) for look, panels in shown])
+
+
 def exported(state: State, thinkers: Sequence[Thinker]) -> str:
     view = importlib.import_module(f"kc_interp.explorer.views.{state.view}")
-    return render(state, [(look, list(view.panels(look))) for look in looks_of(state, thinkers)])
+    return rendered(state, [(look, list(view.panels(look))) for look in looks_of(state, thinkers)])
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +154,9 @@ def test_the_answer_stands_against_the_correct_one_and_the_untouched_models(thin
         same = thought.answer == before.answer
         assert ("The untouched model answers the same." in article) == same
         assert (f"The untouched model's answer: {before.answer}." in article) == (not same)
-        for its in (thought, before):
-            symbol, probability = its.top(look.at)[0]
-            assert f" {symbol} {words.percent(probability)} %" in article
+        for symbol in {its.top(look.at)[0][0] for its in (thought, before)}:
+            was, now = (its.probabilities[look.at, its.vocabulary.index(symbol)] for its in (before, thought))
+            assert f" {symbol} {words.percent(was)} → {words.percent(now)} %" in article
 
 
 def test_interventions_are_said_in_words_model_by_model(text: str) -> None:
@@ -164,7 +168,7 @@ def test_interventions_are_said_in_words_model_by_model(text: str) -> None:
 
 def test_a_view_without_interventions_says_so(thinkers: list[Thinker]) -> None:
     words = Page(exported(state_of(cuts=()), thinkers)).words
-    assert words.count("No intervention") == 2 and "With the interventions" not in words
+    assert words.count("No intervention") == 2 and "with the interventions" not in words
 
 
 def test_panels_stand_side_by_side_on_one_scale(thinkers: list[Thinker], text: str) -> None:
@@ -209,7 +213,7 @@ def test_what_it_takes_to_open_it_again_stands_there_and_no_path(thinkers: list[
 def test_what_only_a_live_page_answers_is_left_out(thinkers: list[Thinker]) -> None:
     figure = Figure("bars", "T", "", "", {"x": ["a"], "series": [{"name": "n", "y": [1.0]}], "y_title": "y"})
     panels = [Panel(figure=figure, note="It is so.", hint="A click on a cell cuts it.")]
-    page = Page(render(state_of(), [(looks_of(state_of(), thinkers)[0], panels)]))
+    page = Page(rendered(state_of(), [(looks_of(state_of(), thinkers)[0], panels)]))
     assert "It is so." in page.words and "A click" not in page.words
 
 
@@ -218,13 +222,13 @@ def test_models_whose_panels_differ_each_keep_their_titles_and_readings(thinkers
     bars = Figure("bars", "One", "shows one", "", {"x": ["a"], "series": [{"name": "n", "y": [1.0]}], "y_title": "y"})
     table = Table("Two", ("a", "b"), (("x", None),), "noted")
     page = Page(
-        render(
+        rendered(
             state_of(), [(looks[0], [Panel(figure=bars)]), (looks[1], [Panel(table=table), Panel(note="only here")])]
         )
     )
     for says in ("One", "shows one", "Two", "noted", "only here", "–"):
         assert says in page.words
-    empty = Page(render(state_of(), [(looks[0], []), (looks[1], [Panel(), Panel()])]))
+    empty = Page(rendered(state_of(), [(looks[0], []), (looks[1], [Panel(), Panel()])]))
     assert "nothing to show" in empty.words
 
 
@@ -257,21 +261,11 @@ def hostile(thinker: Thinker, bad: str, side: int) -> tuple[Look, list[Panel]]:
 @pytest.mark.parametrize("bad", [*HOSTILE, "</script><img src=x onerror=alert(3)>"])
 def test_hostile_names_and_symbols_stay_text(thinkers: list[Thinker], bad: str) -> None:
     sides = [hostile(thinker, bad, side) for side, thinker in enumerate(thinkers)]
-    page = Page(render(sides[0][0].state, sides))
+    page = Page(rendered(sides[0][0].state, sides))
     assert not [tag for tag, _ in page.elements if tag == "img"]
     assert not [script for _, script in page.scripts if script.strip().startswith("alert")]
     assert re.sub(r"\s+", " ", bad) in page.words
     assert len(page.scripts) == 2 + 1 + 1 + 6  # libraries, its own, the state, three islands a model
-
-
-def test_a_diverged_model_is_shown_without_a_number_that_is_none() -> None:
-    sound = model_of("LN")
-    params = {name: value * (torch.nan if name == "unembed.W_U" else 1) for name, value in sound.params.items()}
-    thinkers = [Thinker("diverged", Checkpoint(sound.spec, params)), Thinker("second", sound)]
-    assert np.isnan(thinkers[0].think(QUESTION).probabilities).any()
-    for view in ("parts", "neurons"):
-        page = Page(exported(state_of(models=("diverged", "second"), view=view), thinkers))
-        assert "nan" not in page.words.lower().split() and len(page.islands) > 0
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +313,7 @@ def test_hostile_symbols_run_nothing(chromium: Any, thinkers: list[Thinker], tmp
     for index, bad in enumerate([*HOSTILE, "</script><img src=x onerror=alert(3)>"]):
         sides = [hostile(thinker, bad, side) for side, thinker in enumerate(thinkers)]
         file = tmp_path / f"{index}.html"
-        file.write_text(render(sides[0][0].state, sides), encoding="utf-8")
+        file.write_text(rendered(sides[0][0].state, sides), encoding="utf-8")
         opened = Opened(chromium, file.as_uri())
         opened.draw_all()
         assert opened.page.locator("img").count() == 0 and opened.page.locator("figure.chart:visible").count() == 6

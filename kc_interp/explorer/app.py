@@ -24,6 +24,7 @@ from kc_interp.errors import KCInterpError, ProbeError
 from kc_interp.explorer import page, panels
 from kc_interp.explorer.elements import alert, option
 from kc_interp.explorer.export import render
+from kc_interp.explorer.rows import columns_of
 from kc_interp.explorer.session import Explorer
 from kc_interp.explorer.state import State as Showing
 
@@ -282,11 +283,10 @@ class Callbacks:
     def export(self) -> flask.Response:
         """The open view as a file. Raises KCInterpError, which the server answers with its message."""
         state = self.explorer.state(flask.request.query_string.decode("ascii", "replace"))
-        looks = [its.look for its in self.explorer.sides(state) if its.look is not None]
-        if not looks:
+        sides = self.explorer.sides(state)
+        if not any(its.look for its in sides):
             raise ProbeError("there is nothing to export: no model could read the expression")
-        sides = [(look, panels.panels_of(state.view, look)) for look in looks]
-        text = render(state, sides)
+        text = render(state, sides, columns_of(state.view, sides))
         named = re.sub(r"[^a-z0-9]+", "-", " ".join([*state.models, state.view]).lower()).strip("-")
         response = flask.Response(text, mimetype="text/html")
         response.headers["Content-Disposition"] = f'attachment; filename="{named}.html"'

@@ -1,12 +1,12 @@
 """The open view as one self-contained page: what the models made of the expression, the view's panels, provenance.
 
 The page is made of the report's parts, as the gallery's is: its scripts and styles, its policy, one copy of each
-library that a panel needs. It holds no model; what was computed for the view is all that it shows.
+library that a panel needs. It holds no model; what was computed for the view is all that it shows. Where a model shows
+nothing, the page says why.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,101 +16,46 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from kc_interp import evaluation, plots
+from kc_interp import evaluation
 from kc_interp.assembly import versions
 from kc_interp.explorer import words
+from kc_interp.explorer.described import Described, described
+from kc_interp.explorer.rows import Cell, Column, Row, messages, rows_of
+from kc_interp.explorer.session import Side
 from kc_interp.explorer.state import State
-from kc_interp.explorer.thinking import Thinker, Thought
-from kc_interp.explorer.views.panel import Look, Panel, one_scale
-from kc_interp.finding import Figure, Table
+from kc_interp.explorer.thinking import Thinker
 from kc_interp.report import blocks, bundles, printed
 from kc_interp.report.views import provenance
 
-TOP = 6
-"""Next symbols that are shown."""
-MOST_COLUMNS = 5
-"""Columns of a table that half the page's width holds."""
-
 
 @dataclass(frozen=True)
-class Symbol:
-    """One symbol of a chain. `percent` and `width` are of its probability, None where it was given.
+class Article:
+    """One model's half; without a `half`, only the `fault` why there is nothing to see.
 
-    `instead` stands against a wrong symbol: the model's own choice, or in a free run the correct one; `was` is what
-    the untouched model would have written, where that differs. `mark` is "chosen" or "predicted".
+    `says` is what there is to say of the answer, `key` what stands under the symbols, `cuts` the interventions in words
+    (with a fault those that could not be made).
     """
 
-    text: str
-    position: int
-    percent: str | None
-    width: float
-    instead: str
-    was: str
-    mark: str
-
-
-@dataclass(frozen=True)
-class Next:
-    """The most probable next symbols: each with its percent, the width of its bar, whether it is the correct one."""
-
-    heading: str
-    kind: str
-    rows: tuple[tuple[str, str, float, bool], ...]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One model's half: its chain line by line, its answer in words, what is cut in it, what comes next."""
-
     name: str
-    learned: bool | None
-    right: bool
-    answer: str
-    says: tuple[str, ...]
-    lines: tuple[tuple[Symbol, ...], ...]
-    key: str
-    cuts: tuple[str, ...]
-    following: tuple[Next, ...]
-    at: int
-    at_symbol: str
+    fault: str
+    half: Described | None = None
+    learned: bool | None = None
+    says: tuple[str, ...] = ()
+    key: str = ""
+    cuts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One model's panel: a figure's block or a table; both None where this model has none."""
-
-    name: str
-    title: str
-    block: blocks.Block | None
-    table: Table | None
-    note: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """The same panel of each model. `title` and `says` are empty where the models' differ: each cell has its own."""
-
-    id: str
-    title: str
-    says: tuple[str, str]
-    wide: bool
-    cells: tuple[Cell, ...]
-
-
-def render(state: State, sides: Sequence[tuple[Look, Sequence[Panel]]]) -> str:
-    """The page as text, for each model its look and the panels of the open view.
+def render(state: State, sides: Sequence[Side], columns: Sequence[Column]) -> str:
+    """The page as text, of what each model thinks and its column of the open view.
 
     Raises SpecError when a figure's data are not of its kind.
     """
-    rows = list(_rows(sides))
-    drawn = {cell.block.kind for row in rows for cell in row.cells if cell.block is not None}
-    libraries = {"plotly": bundles.plotly()} if "plot" in drawn else {}
-    if drawn & {"attention", "tokens"}:
-        libraries["circuitsvis"] = bundles.circuitsvis()
-    if "circuit" in drawn:
-        libraries["circuit"] = bundles.inline(bundles.asset("circuit.js"))
+    rows = [(row, [(cell, _block(row, cell)) for cell in row.cells]) for row in rows_of(columns)]
+    drawn = {block.kind for _, cells in rows for _, block in cells if block is not None}
+    libraries = _libraries(drawn)
     script = bundles.inline(bundles.asset("page.js"))
-    names = [look.thinker.name for look, _ in sides]
+    names = [its.name for its in sides]
+    looks = [its.look for its in sides if its.look is not None]
     view = words.VIEW_TITLES[state.view]
     return (
         _environment()
@@ -119,10 +64,12 @@ def render(state: State, sides: Sequence[tuple[Look, Sequence[Panel]]]) -> str:
             title=f"{view}: {state.question}",
             state=state,
             view=view,
-            correct=sides[0][0].untouched.target if sides else "",
-            sides=[_side(look) for look, _ in sides],
+            correct=looks[0].untouched.target if looks else "",
+            articles=[_article(its) for its in sides],
+            messages=[message for message in messages(columns) if message],
             rows=rows,
-            facts=_facts([look.thinker for look, _ in sides]),
+            known=[look.thinker.name for look in looks],
+            facts=_facts([look.thinker for look in looks]),
             command="kc-interp explore " + " ".join(f"--model {shlex.quote(f'PATH/{name}')}" for name in names),
             query=state.query(),
             provenance=list(provenance(versions())),
@@ -135,6 +82,22 @@ def render(state: State, sides: Sequence[tuple[Look, Sequence[Panel]]]) -> str:
             css=Markup(bundles.asset("page.css")),
         )
     )
+
+
+def _libraries(drawn: set[str]) -> dict[str, str]:
+    """What draws blocks of these kinds."""
+    found = {"plotly": bundles.plotly()} if "plot" in drawn else {}
+    if drawn & {"attention", "tokens"}:
+        found["circuitsvis"] = bundles.circuitsvis()
+    if "circuit" in drawn:
+        found["circuit"] = bundles.inline(bundles.asset("circuit.js"))
+    return found
+
+
+def _block(row: Row, cell: Cell) -> blocks.Block | None:
+    if cell.panel is None or cell.panel.figure is None:
+        return None
+    return blocks.block(f"c{row.index}-{cell.side}", cell.panel.figure, cell.side, row.limits)
 
 
 def _environment() -> jinja2.Environment:
@@ -154,178 +117,76 @@ def _environment() -> jinja2.Environment:
         percent=printed.percent,
         shown=printed.shown_cell,
         verdict=printed.verdict,
+        in_percent=words.percent,
+        width=_width,
     )
     return environment
 
 
-# What a model made of the expression
+# The models
 
 
-def _side(look: Look) -> Side:
-    thought, thinker = look.thought, look.thinker
-    lines: dict[int, list[Symbol]] = {}
-    for position in range(len(thought.symbols)):
-        lines.setdefault(thought.line[position], []).append(_symbol(look, position))
-    return Side(
-        name=thinker.name,
-        learned=evaluation.learned(thinker.checkpoint.metrics, None),
-        right=thought.answer == thought.target,
-        answer=thought.answer or "",
-        says=tuple(_answer(look)),
-        lines=tuple(tuple(line) for line in lines.values()),
-        key=_key(thought.free, [symbol for line in lines.values() for symbol in line]),
-        cuts=tuple(words.cut(cut, _at(thought, cut.position)) for cut in look.state.cuts_of(look.side)),
-        following=tuple(_following(look)),
-        at=look.at,
-        at_symbol=thought.symbols[look.at],
+def _article(its: Side) -> Article:
+    look = its.look
+    if look is None:
+        return Article(its.name, its.fault)
+    half = described(look)
+    return Article(
+        its.name,
+        its.fault,
+        half,
+        evaluation.learned(look.thinker.checkpoint.metrics, None),
+        tuple(_says(half)),
+        _key(half),
+        tuple(words.cut(cut, _at(half, cut.position)) for cut in look.state.cuts_of(look.side)),
     )
 
 
-def _key(free: bool, symbols: Sequence[Symbol]) -> str:
+def _key(half: Described) -> str:
     """What stands under the symbols."""
-    says = [f"Under each symbol {'that the model wrote' if free else 'of the chain'} its probability in %"]
-    if any(symbol.instead for symbol in symbols):
-        says.append("✗: the correct symbol, where another was written" if free else "✗: what the model prefers to it")
-    if any(symbol.was for symbol in symbols):
-        says.append(f"was: what the untouched model {'writes' if free else 'prefers'} there")
+    says = [f"Under each symbol {'that the model wrote' if half.free else 'of the chain'} its probability in %"]
+    if half.mistakes:
+        says.append(
+            "✗: the correct symbol, where another was written" if half.free else "✗: what the model prefers to it"
+        )
+    if any(symbol.was for symbol in half.written):
+        says.append(
+            "was: what the untouched model writes there; after it they read different texts"
+            if half.free
+            else "was: what the untouched model prefers there"
+        )
     says.append("filled: the selected position; dashed: the symbol that it predicts")
     return f"{'; '.join(says)}."
 
 
-def _at(thought: Thought, position: int | None) -> str:
-    return thought.symbols[position] if position is not None and position < len(thought.symbols) else ""
+def _at(half: Described, position: int | None) -> str:
+    return half.symbols[position].text if position is not None and position < len(half.symbols) else ""
 
 
-def _answer(look: Look) -> Iterator[str]:
+def _says(half: Described) -> Iterator[str]:
     """What there is to say of the answer besides itself."""
-    thought, before = look.thought, look.untouched
-    if thought.answer is None:
+    if half.answer is None:
         yield "It writes no answer: its context is full, or its chain ends, before one."
-    if thought.answer != thought.target:
-        yield f"Correct is {thought.target}."
-    if thought.free:
-        yield f"What it writes {'is' if thought.exact else 'differs from'} the correct chain."
+        if half.touched and half.before is None:
+            yield "Nor does the untouched model."
+    if not half.right:
+        yield f"Correct is {half.target}."
+    if half.free:
+        yield f"What it writes {'is' if half.exact else 'differs from'} the correct chain."
     else:
-        positions = range(thought.asked, len(thought.symbols))
-        others = sum(bool(_instead(thought, position)) for position in positions)
-        yield f"It prefers another symbol than the correct one at {others} of {len(positions)} positions."
-    if look.touched:
-        was = before.answer or "none"
+        yield f"It prefers another symbol than the correct one at {half.mistakes} of {len(half.written)} positions."
+    if half.touched and (half.answer, half.before) != (None, None):
+        same = half.before == half.answer
         yield (
             "The untouched model answers the same."
-            if was == thought.answer
-            else f"The untouched model's answer: {was}."
+            if same
+            else f"The untouched model's answer: {half.before or 'none'}."
         )
 
 
-def _symbol(look: Look, position: int) -> Symbol:
-    thought = look.thought
-    written = position >= thought.asked
-    percent, width = _bar(thought.probability(position)) if written else (None, 0.0)
-    return Symbol(
-        thought.symbols[position],
-        position,
-        percent,
-        width,
-        _instead(thought, position) if written else "",
-        _was(look, position) if written else "",
-        {look.at: "chosen", look.at + 1: "predicted"}.get(position, ""),
-    )
-
-
-def _bar(probability: float) -> tuple[str, float]:
-    """A probability in percent, as written and as the width of a bar."""
-    return words.percent(probability), round(100 * probability, 1) if math.isfinite(probability) else 0.0
-
-
-def _instead(thought: Thought, position: int) -> str:
-    if not thought.free:
-        other = thought.choices[position - 1]
-    else:
-        other = thought.correct[position] if position < len(thought.correct) else "nothing"
-    return other if other != thought.symbols[position] else ""
-
-
-def _was(look: Look, position: int) -> str:
-    thought, before = look.thought, look.untouched
-    if not look.touched:
-        return ""
-    if thought.free:
-        now, was = thought.symbols[position], before.symbols[position] if position < len(before.symbols) else "nothing"
-    else:
-        now, was = thought.choices[position - 1], before.choices[position - 1]
-    return was if was != now else ""
-
-
-def _following(look: Look) -> Iterator[Next]:
-    """The most probable next symbols at the selected position, untouched first where something is cut."""
-    thought, before = look.thought, look.untouched
-    right = thought.correct[look.at + 1] if look.at + 1 < len(thought.correct) else ""
-
-    def rows(its: Thought) -> tuple[tuple[str, str, float, bool], ...]:
-        found = its.top(min(look.at, len(its.symbols) - 2), TOP)
-        return tuple((symbol, *_bar(probability), symbol == right) for symbol, probability in found)
-
-    yield Next("Untouched", "before", rows(before))
-    if look.touched:
-        yield Next("With the interventions", "after", rows(thought))
-
-
-# The view's panels
-
-
-def _rows(sides: Sequence[tuple[Look, Sequence[Panel]]]) -> Iterator[Row]:
-    ids = (f"c{index}" for index in itertools.count())
-    names = [look.thinker.name for look, _ in sides]
-    for index, panels in enumerate(itertools.zip_longest(*(panels for _, panels in sides))):
-        there = [panel for panel in panels if panel is not None and (panel.figure or panel.table or panel.note)]
-        if not there:
-            continue
-        figures = [panel.figure for panel in there if panel.figure is not None]
-        limits = one_scale(figures)
-        titles = list(dict.fromkeys(filter(None, map(_title, there))))
-        says = list(dict.fromkeys((figure.shows, figure.refuted_by) for figure in figures))
-        cells = tuple(
-            _cell(names[side], panel or Panel(), side, limits, ids, titled=len(titles) > 1, says=len(says) > 1)
-            for side, panel in enumerate(panels)
-        )
-        yield Row(
-            f"panel-{index + 1}",
-            titles[0] if len(titles) == 1 else "",
-            says[0] if len(says) == 1 else ("", ""),
-            any(map(_is_wide, there)),
-            cells,
-        )
-
-
-def _title(panel: Panel) -> str:
-    return panel.figure.title if panel.figure is not None else panel.table.title if panel.table is not None else ""
-
-
-def _is_wide(panel: Panel) -> bool:
-    """Whether two of it side by side would be too narrow to read."""
-    figure, table = panel.figure, panel.table
-    return (figure is not None and blocks.needs_full_width(figure)) or (
-        table is not None and len(table.columns) > MOST_COLUMNS
-    )
-
-
-def _cell(
-    name: str,
-    panel: Panel,
-    side: int,
-    limits: plots.Limits | None,
-    ids: Iterator[str],
-    *,
-    titled: bool,
-    says: bool,
-) -> Cell:
-    figure = panel.figure
-    if figure is not None and not says:
-        # Said once for all models, below them.
-        figure = Figure(figure.kind, figure.title, "", "", figure.data)
-    block = blocks.block(next(ids), figure, side, limits) if figure is not None else None
-    return Cell(name, _title(panel) if titled else "", block, panel.table, panel.note)
+def _width(probability: float) -> float:
+    """A bar's width in percent."""
+    return round(100 * probability, 1) if math.isfinite(probability) else 0.0
 
 
 # Where it comes from
@@ -333,11 +194,11 @@ def _cell(
 
 def _facts(thinkers: Sequence[Thinker]) -> list[tuple[str, tuple[str, ...]]]:
     """What the checkpoints say of themselves, fact by fact: one value a model."""
-    described = [_described(thinker) for thinker in thinkers]
-    return [(name, tuple(facts[name] for facts in described)) for name in (described[0] if described else ())]
+    found = [_facts_of(thinker) for thinker in thinkers]
+    return [(name, tuple(facts[name] for facts in found)) for name in (found[0] if found else ())]
 
 
-def _described(thinker: Thinker) -> Mapping[str, str]:
+def _facts_of(thinker: Thinker) -> Mapping[str, str]:
     checkpoint = thinker.checkpoint
     spec, model = checkpoint.spec, checkpoint.spec.model
     operations: Any = spec.task.settings.get("operations")

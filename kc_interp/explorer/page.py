@@ -29,14 +29,12 @@ from typing import Any
 from markupsafe import Markup
 
 from kc_interp.explorer import words
+from kc_interp.explorer.described import Described, Next, Symbol, described
 from kc_interp.explorer.elements import alert, button, select, tag
 from kc_interp.explorer.models import Models
 from kc_interp.explorer.session import Side
 from kc_interp.explorer.state import HOWS, State
 from kc_interp.explorer.views.panel import Look
-
-TOP = 6
-"""Next symbols that are shown."""
 
 _HOW_SAYS = {
     "zero": "nothing (zero)",
@@ -123,163 +121,117 @@ def side(state: State, its: Side, index: int) -> Markup:
     if its.look is None:
         inside = [head, alert(its.fault)]
     else:
-        look = its.look
+        half = described(its.look)
         inside = [
-            tag("div", [head, answer(look)], class_="headline"),
-            *([alert(f"Shown untouched: {its.fault}")] if its.fault else []),
-            chain(look),
-            tag("div", [following(look), interventions(state, index)], class_="below"),
+            tag("div", [head, answer(half)], class_="headline"),
+            *([alert(f"Shown untouched: {half.fault}")] if half.fault else []),
+            chain(half),
+            tag("div", [following(half), interventions(state, index, half.fault)], class_="below"),
         ]
     return tag("section", inside, class_=f"side arm arm{index}", data_side=str(index), aria_label=f"Model {its.name}")
 
 
-def answer(look: Look) -> Markup:
+def answer(half: Described) -> Markup:
     """The model's answer against the correct one, and against the untouched model's."""
-    thought, before = look.thought, look.untouched
-    given = thought.answer
-    right = given == thought.target
+    given = half.answer
     says: list[Any] = ["answers ", tag("strong", given) if given is not None else "nothing (its chain does not end)"]
     says += [
         tag("span", " ✓ correct", class_="right")
-        if right
-        else tag("span", f" ✗ correct is {thought.target}", class_="wrong")
+        if half.right
+        else tag("span", f" ✗ correct is {half.target}", class_="wrong")
     ]
-    if look.touched:
-        same = "as untouched" if before.answer == given else f"untouched: {before.answer or 'nothing'}"
-        says.append(tag("span", f" · {same}", class_="changed" if before.answer != given else "soft"))
-    if thought.exact != right or not thought.exact:
-        says.append(tag("span", " · whole chain right" if thought.exact else " · not the whole chain", class_="soft"))
+    if half.touched:
+        same = "as untouched" if half.before == given else f"untouched: {half.before or 'nothing'}"
+        says.append(tag("span", f" · {same}", class_="changed" if half.before != given else "soft"))
+    if half.right and not half.exact:
+        says.append(tag("span", " · not the whole chain", class_="soft"))
     return tag("p", says, class_="answer", role="status")
 
 
-def chain(look: Look) -> Markup:
+def chain(half: Described) -> Markup:
     """The question and the chain, line by line, every symbol a button that points all views to it."""
-    thought = look.thought
-    lines: list[list[Markup]] = []
-    for position, symbol in enumerate(thought.symbols):
-        if position == 0 or thought.line[position] != thought.line[position - 1]:
-            lines.append([])
-        lines[-1].append(_symbol(look, position, symbol))
     mode = (
-        "Free-running: it reads what it wrote itself."
-        if thought.free
-        else "Teacher-forced: it reads the correct chain."
+        "Free-running: it reads what it wrote itself." if half.free else "Teacher-forced: it reads the correct chain."
     )
     under = " Under each symbol: its probability in %."
-    return tag(
-        "div",
-        [
-            *(
-                tag("div", line, class_="line", role="group", aria_label=f"Line {n}" if n else "Question")
-                for n, line in enumerate(lines)
-            ),
-            tag("p", mode + under, class_="small"),
-        ],
-        class_="chain",
-    )
+    last = half.symbols[-1]
+    lines = [
+        tag(
+            "div",
+            [_symbol(half, symbol, is_last=symbol is last) for symbol in line],
+            class_="line",
+            role="group",
+            aria_label=f"Line {n}" if n else "Question",
+        )
+        for n, line in enumerate(half.lines)
+    ]
+    return tag("div", [*lines, tag("p", mode + under, class_="small")], class_="chain")
 
 
-def _symbol(look: Look, position: int, symbol: str) -> Markup:
-    thought = look.thought
-    classes, notes, below = ["symbol"], [f"position {position}"], []
-    if position >= thought.asked:
-        probability = thought.probability(position)
-        preferred = thought.choices[position - 1]
-        below.append(tag("span", words.percent(probability), class_="p", style=f"--p:{probability:.3f}"))
-        notes.append(f"{words.percent(probability)} %")
-        mistaken = _mistaken(look, position)
-        if mistaken:
-            classes.append("wrong")
-            below.append(tag("span", f"✗{mistaken}", class_="instead"))
-            notes.append(f"wrong: correct is {mistaken}" if thought.free else f"wrong: the model prefers {preferred}")
-        changed = _was(look, position)
-        if changed:
-            classes.append("changed")
-            if changed not in (mistaken, symbol):
-                below.append(tag("span", f"was {changed}", class_="was"))
-            notes.append(f"untouched: {changed}")
-    if position == look.at + 1:
+def _symbol(half: Described, symbol: Symbol, *, is_last: bool) -> Markup:
+    classes, notes, below = ["symbol"], [f"position {symbol.position}"], []
+    if symbol.probability is not None:
+        percent = words.percent(symbol.probability)
+        below.append(tag("span", percent, class_="p", style=f"--p:{symbol.probability:.3f}"))
+        notes.append(f"{percent} %")
+    if symbol.instead:
+        classes.append("wrong")
+        below.append(tag("span", f"✗{symbol.instead}", class_="instead"))
+        notes.append(f"wrong: {'correct is' if half.free else 'the model prefers'} {symbol.instead}")
+    if symbol.was:
+        classes.append("changed")
+        if symbol.was not in (symbol.instead, symbol.text):  # there already
+            below.append(tag("span", f"was {symbol.was}", class_="was"))
+        notes.append(f"untouched: {symbol.was}")
+    if symbol.mark == "predicted":
         classes.append("predicted")
         notes.append("predicted by the chosen position")
-    chosen = position == look.at
-    last = position == len(thought.symbols) - 1
-    what = [tag("span", symbol, class_="token"), *below]
-    marks = {"data-position": str(position), "aria-label": f"{symbol}, {', '.join(notes)}"}
-    if last:
+    what = [tag("span", symbol.text, class_="token"), *below]
+    marks = {"data-position": str(symbol.position), "aria-label": f"{symbol.text}, {', '.join(notes)}"}
+    if is_last:
         return tag("span", what, class_=" ".join([*classes, "last"]), role="img", **marks)
     return button(
         what,
-        {"do": "set", "at": position},
+        {"do": "set", "at": symbol.position},
         class_=" ".join(classes),
-        aria_pressed=str(chosen).lower(),
-        title=f"{symbol} · {', '.join(notes)}",
+        aria_pressed=str(symbol.mark == "chosen").lower(),
+        title=f"{symbol.text} · {', '.join(notes)}",
         **marks,
     )
 
 
-def _mistaken(look: Look, position: int) -> str:
-    """At a wrong symbol what stands against it: the model's own choice, or in a free run the correct symbol."""
-    thought = look.thought
-    if not thought.free:
-        preferred = thought.choices[position - 1]
-        return preferred if preferred != thought.symbols[position] else ""
-    if position >= len(thought.correct):
-        return "nothing"
-    return thought.correct[position] if thought.correct[position] != thought.symbols[position] else ""
-
-
-def _was(look: Look, position: int) -> str:
-    """What the untouched model would have written here, where that differs."""
-    if not look.touched:
-        return ""
-    thought, before = look.thought, look.untouched
-    if thought.free:
-        was = before.symbols[position] if position < len(before.symbols) else "nothing"
-        return was if was != thought.symbols[position] else ""
-    was = before.choices[position - 1]
-    return was if was != thought.choices[position - 1] else ""
-
-
-def following(look: Look) -> Markup:
+def following(half: Described) -> Markup:
     """The most probable next symbols at the chosen position, untouched beside cut."""
-    thought, before, at = look.thought, look.untouched, look.at
-    compared = look.touched and at < len(before.probabilities)
-    now = dict(zip(thought.vocabulary, thought.probabilities[at].tolist(), strict=True))
-    was = dict(zip(before.vocabulary, before.probabilities[at].tolist(), strict=True)) if compared else now
-    top = sorted(now, key=lambda symbol: -max(now[symbol], was[symbol]))[:TOP]
-    right = thought.correct[at + 1] if at + 1 < len(thought.correct) else None
-    rows = []
-    for symbol in sorted(top, key=lambda symbol: -now[symbol]):
-        bars = [_bar(now[symbol], "cut" if look.touched else "whole")]
-        if compared:
-            bars.insert(0, _bar(was[symbol], "whole"))
-        numbers = (
-            f"{words.percent(was[symbol])} → {words.percent(now[symbol])} %"
-            if compared
-            else f"{words.percent(now[symbol])} %"
-        )
-        mark = " ✓" if symbol == right and not thought.free else ""
-        rows.append(
-            tag(
-                "li",
-                [
-                    tag("b", [symbol, tag("span", mark, class_="right")]),
-                    tag("span", bars, class_="bars", aria_hidden="true"),
-                    tag("span", numbers, class_="n"),
-                ],
-            )
-        )
-    title = [f"Next symbol after {at}: ", tag("code", thought.symbols[at])]
+    compared = half.touched and not half.apart
+    title = [f"Next symbol after {half.at.position}: ", tag("code", half.at.text)]
     key = [tag("span", "untouched", class_="key whole"), tag("span", "cut", class_="key cut")] if compared else []
-    return tag("div", [tag("h3", [*title, *key]), tag("ol", rows)], class_="next")
+    rows = [_next(half, its) for its in half.following]
+    note = [tag("p", half.apart, class_="small")] if half.apart else []
+    return tag("div", [tag("h3", [*title, *key]), tag("ol", rows), *note], class_="next")
+
+
+def _next(half: Described, its: Next) -> Markup:
+    bars = [_bar(its.now, "cut" if half.touched else "whole")]
+    numbers = f"{words.percent(its.now)} %"
+    if its.before is not None:
+        bars.insert(0, _bar(its.before, "whole"))
+        numbers = f"{words.percent(its.before)} → {numbers}"
+    return tag(
+        "li",
+        [
+            tag("b", [its.text, tag("span", " ✓" if its.is_correct else "", class_="right")]),
+            tag("span", bars, class_="bars", aria_hidden="true"),
+            tag("span", numbers, class_="n"),
+        ],
+    )
 
 
 def _bar(probability: float, kind: str) -> Markup:
     return tag("i", class_=kind, style=f"width:{100 * probability:.2f}%")
 
 
-def interventions(state: State, index: int) -> Markup:
-    """What is cut in this model, each with its button to restore it."""
+def interventions(state: State, index: int, fault: str = "") -> Markup:
+    """What is cut in this model, or with a fault was to be cut, each with its button to restore it."""
     cuts = state.cuts_of(index)
     if not cuts:
         return tag("div", [tag("h3", "Nothing is cut"), tag("p", "Press a part above.", class_="small")], class_="cuts")
@@ -301,7 +253,7 @@ def interventions(state: State, index: int) -> Markup:
                 ],
             )
         )
-    return tag("div", [tag("h3", f"Cut: {len(cuts)}"), tag("ul", rows)], class_="cuts")
+    return tag("div", [tag("h3", f"{'Not made' if fault else 'Cut'}: {len(cuts)}"), tag("ul", rows)], class_="cuts")
 
 
 # What cuts

@@ -1,76 +1,40 @@
-"""A view's panels as the page shows them: figures drawn as in the report, both models on one scale, and their tables.
+"""A view's rows as the page shows them: figures drawn as in the report, tables with their buttons.
 
 A figure travels as the report's own block: JSON that `assets/explore.js` draws when it scrolls into view.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from kc_interp import plots
-from kc_interp.errors import KCInterpError
 from kc_interp.explorer.elements import alert, button, option, tag
+from kc_interp.explorer.rows import Cell, Row, columns_of, messages, rows_of
 from kc_interp.explorer.session import Side
-from kc_interp.explorer.state import State, View
-from kc_interp.explorer.views import attention, circuit, embedding, lens, neurons, parts, patching
-from kc_interp.explorer.views.panel import Draw, Look, Panel, one_scale
+from kc_interp.explorer.state import State
+from kc_interp.explorer.views.panel import Panel
 from kc_interp.finding import Figure, Table
 from kc_interp.report import blocks
 from kc_interp.report.printed import shown_cell
 
-_DRAW: dict[View, Draw] = {
-    "attention": attention.panels,
-    "circuit": circuit.panels,
-    "patching": patching.panels,
-    "lens": lens.panels,
-    "embedding": embedding.panels,
-    "parts": parts.panels,
-    "neurons": neurons.panels,
-}
-
-
-def panels_of(view: View, look: Look) -> list[Panel]:
-    """What a view shows of one model. Raises KCInterpError where it has nothing to show."""
-    return list(_DRAW[view](look))
-
 
 def shown(state: State, sides: Sequence[Side]) -> Markup:
-    """The open view, row by row: the same panel of each model side by side, on one scale."""
-    columns: list[list[Panel]] = []
-    messages: list[str] = []
-    for its in sides:
-        found, message = [], ""
-        if its.look is not None:
-            try:
-                found = panels_of(state.view, its.look)
-            except KCInterpError as error:
-                message = str(error)
-        columns.append(found)
-        messages.append(message)
-    rows: list[Markup] = []
+    """The open view, row by row."""
+    columns = columns_of(state.view, sides)
+    inside: list[Markup] = []
     if not any(its.look for its in sides):
-        rows.append(tag("p", "There is nothing to show: no model reads the expression.", class_="small"))
-    if any(messages):
-        alike = len(set(messages)) == 1
-        said = (
-            [alert(messages[0])]
-            if alike
-            else [
-                tag("div", alert(f"{its.name}: {message}") if message else None, class_="cell")
-                for its, message in zip(sides, messages, strict=True)
-            ]
-        )
-        rows.append(tag("div", said, class_="grid single" if alike else "grid"))
-    for index, panels in enumerate(itertools.zip_longest(*columns)):
-        rows.append(_row(state, index, panels, [its.name for its in sides]))
+        inside.append(tag("p", "There is nothing to show: no model reads the expression.", class_="small"))
+    said = messages(columns)
+    if any(said):
+        kind = "grid single" if len(said) == 1 else "grid"
+        inside.append(tag("div", [tag("div", alert(it) if it else None, class_="cell") for it in said], class_=kind))
+    inside += [_row(state, row) for row in rows_of(columns)]
     return tag(
         "div",
-        rows,
+        inside,
         class_="view",
         id=f"view-{state.view}",
         data_part_chosen=state.part,
@@ -78,33 +42,17 @@ def shown(state: State, sides: Sequence[Side]) -> Markup:
     )
 
 
-def _row(state: State, index: int, panels: Sequence[Panel | None], names: Sequence[str]) -> Markup:
-    figures = [panel.figure for panel in panels if panel is not None and panel.figure is not None]
-    limits = one_scale(figures)
-    wide = any(map(blocks.needs_full_width, figures)) or any(
-        panel is not None and panel.table is not None and len(panel.table.columns) > 6 for panel in panels
-    )
-    says = {(figure.shows, figure.refuted_by) for figure in figures}
-    titles = {_title(panel) for panel in panels if panel is not None}
-    one_title = len(titles) == 1
-    cells = [
-        _cell(state, index, side, panel, names[side], limits, titled=not one_title, says=len(says) > 1)
-        for side, panel in enumerate(panels)
-    ]
-    kind = "grid single" if len(panels) == 1 else "grid wide" if wide else "grid"
+def _row(state: State, row: Row) -> Markup:
+    kind = "grid single" if len(row.cells) == 1 else "grid wide" if row.wide else "grid"
     return tag(
         "div",
         [
-            *([tag("h3", title, class_="title")] if one_title and (title := titles.pop()) else []),
-            tag("div", cells, class_=kind),
-            *([_says(*says.pop())] if len(says) == 1 else []),
+            *([tag("h3", row.title, class_="title")] if row.title else []),
+            tag("div", [_cell(state, row, cell) for cell in row.cells], class_=kind),
+            *([_says(*row.says)] if row.says is not None else []),
         ],
         class_="panel-row",
     )
-
-
-def _title(panel: Panel) -> str:
-    return panel.figure.title if panel.figure is not None else panel.table.title if panel.table is not None else ""
 
 
 def _says(shows: str, refuted_by: str) -> Markup:
@@ -124,38 +72,27 @@ def _says(shows: str, refuted_by: str) -> Markup:
     )
 
 
-def _cell(
-    state: State,
-    index: int,
-    side: int,
-    panel: Panel | None,
-    name: str,
-    limits: plots.Limits | None,
-    *,
-    titled: bool,
-    says: bool,
-) -> Markup:
+def _cell(state: State, row: Row, cell: Cell) -> Markup:
+    panel = cell.panel
     if panel is None:
         return tag("div", class_="cell")
-    inside: list[Any] = [tag("p", name, class_="who")]
-    if titled and _title(panel):
-        inside.append(tag("h3", _title(panel), class_="title"))
+    inside: list[Any] = [tag("p", cell.name, class_="who")]
+    if cell.title:
+        inside.append(tag("h3", cell.title, class_="title"))
     if panel.figure is not None:
-        inside += _figure(state, index, side, panel, panel.figure, name, limits)
-        if says:
-            inside.append(_says(panel.figure.shows, panel.figure.refuted_by))
+        inside += _figure(state, row, cell, panel, panel.figure)
+    if cell.says is not None:
+        inside.append(_says(*cell.says))
     if panel.table is not None:
-        inside.append(_table(panel, panel.table, name))
+        inside.append(_table(panel, panel.table, cell.name))
     if panel.note or panel.hint:
         inside.append(tag("p", f"{panel.note} {panel.hint}".strip(), class_="small"))
-    return tag("div", inside, class_="cell panel", data_panel=str(index), data_side=str(side))
+    return tag("div", inside, class_="cell panel", data_panel=str(row.index), data_side=str(cell.side))
 
 
-def _figure(
-    state: State, index: int, side: int, panel: Panel, figure: Figure, name: str, limits: plots.Limits | None
-) -> list[Markup]:
-    id = f"{state.view}-{index}-{side}"
-    block = blocks.block(id, figure, side, limits)
+def _figure(state: State, row: Row, cell: Cell, panel: Panel, figure: Figure) -> list[Markup]:
+    id, name = f"{state.view}-{row.index}-{cell.side}", cell.name
+    block = blocks.block(id, figure, cell.side, row.limits)
     data = {"data-kind": block.kind, "data-island": str(block.island), "data-name": f"{figure.title}, {name}"}
     if panel.does:
         data |= {

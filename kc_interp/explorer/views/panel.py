@@ -41,7 +41,8 @@ class Look:
 
     @property
     def is_comparable(self) -> bool:
-        """Whether the untouched model read the same up to the selected position: else there is nothing to set against."""
+        """Whether the untouched model read the same up to the selected position; else its numbers there are of another
+        text."""
         return self.thought.symbols[: self.at + 1] == self.untouched.symbols[: self.at + 1]
 
     @property
