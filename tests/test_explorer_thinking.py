@@ -187,7 +187,7 @@ def test_a_free_run_under_a_cut_is_a_greedy_decode_of_the_cut_model_however_long
 
 def test_a_free_run_that_outgrows_the_correct_chain_says_from_where_on_nothing_is_known_to_put_in() -> None:
     longer = 0
-    for seed in range(8):
+    for seed in range(3):
         thinker = Thinker("model", model_of("LN", seed))
         thought = thinker.think(QUESTION, [Cut(0, "mean", "m0")], free=True)
         known = len(thought.correct) - 1

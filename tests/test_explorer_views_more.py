@@ -76,11 +76,13 @@ def test_every_panel_can_be_drawn_and_every_action_taken(thinker: Thinker, view:
         dumps({"figure": panel.figure, "table": panel.table})
 
 
-@pytest.mark.parametrize("how", ["zero", "mean", "resample", "patch"])
+BESIDE = (Cut(0, "zero", "a0.h1"), Cut(0, "mean", "m0.n3"), Cut(0, "zero", "m1.n4", 3), Cut(0, "patch", "resid1", 2))
+
+
 @pytest.mark.parametrize(
-    "cuts",
-    [(), (Cut(0, "zero", "a0.h1"), Cut(0, "mean", "m0.n3"), Cut(0, "zero", "m1.n4", 3), Cut(0, "patch", "resid1", 2))],
-    ids=["untouched", "cut"],
+    ("cuts", "how"),
+    [((), "zero"), ((), "resample"), (BESIDE, "zero"), (BESIDE, "mean"), (BESIDE, "patch")],
+    ids=["zero", "resample", "zero beside others", "mean beside others", "patch beside others"],
 )
 def test_parts_cut_in_one_batch_are_parts_cut_one_by_one(thinker: Thinker, cuts: tuple[Cut, ...], how: How) -> None:
     query = thinker.think(QUESTION).query
