@@ -318,6 +318,13 @@ def test_a_click_answers_with_the_next_address_and_the_page_in_it(client: Any) -
     assert "no part" in refused["screen"]["data"]["html"]["said"]
 
 
+def test_the_browsers_back_takes_the_steps_back_along(client: Any) -> None:
+    a, b, c = (f"?model=sum&q={QUESTION}&twin={TWIN}{cuts}" for cuts in ("", "&cut=0:zero:m0", "&cut=0:zero:m1"))
+    answer = turn(client, address=b, past=[a, b], drawn={"n": 0, "address": c})
+    assert answer["past"]["data"] == [a]
+    assert "past" not in turn(client, address=b, past=[a], drawn={"n": 0, "address": f"{b}&view=lens"})
+
+
 def test_a_text_is_marked_where_it_is_at_fault(client: Any) -> None:
     response = post(
         client,

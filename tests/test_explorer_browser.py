@@ -353,6 +353,12 @@ def test_undo_goes_one_step_back_the_browser_too_and_reset_restores_all(visit: V
     visit.press(f"{side(0)} [data-restore]")
     assert_cut(visit, first[1])
     assert pressed(visit, "a0.h0") == "mixed"
+    # Undo after the browser's own Back goes on from where that led.
+    visit.page.go_back()
+    visit.settle()
+    assert_cut(visit, *first)
+    visit.press("#undo")
+    assert_cut(visit)
 
 
 def test_presses_in_quick_succession_are_all_done_in_their_order(visit: Visit) -> None:

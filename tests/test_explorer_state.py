@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from kc_interp.checkpoint import FILE_NAME
 from kc_interp.errors import CheckpointError, KCInterpError, SpecError
+from kc_interp.explorer import questions
 from kc_interp.explorer.models import DEPTH, Models, found_in
-from kc_interp.explorer.session import Explorer
+from kc_interp.explorer.server import LARGEST_BODY
+from kc_interp.explorer.session import MOST_PAST, MOST_PAST_CHARACTERS, Explorer
 from kc_interp.explorer.state import CUT_LIMIT, HOWS, VIEWS, Cut, State
 from tests.explorer_models import QUESTION, TWIN, model_of
 
@@ -208,6 +211,42 @@ def test_undo_goes_back_in_what_is_thought_and_stays_where_one_looks(explorer: E
         explorer.act(back.query(), {"do": "undo"}, past)
 
 
+def moved(explorer: Explorer, past: list[str], before: State, *, back_to: State) -> list[str]:
+    """The steps back after the browser's own Back (or Forward)."""
+    left = explorer.behind(back_to.query(), past, before.query())
+    return past if left is None else left
+
+
+def test_undo_after_the_browsers_back_goes_on_from_there(explorer: Explorer) -> None:
+    a = explorer.state(State(models=("sum",), question=QUESTION, twin=TWIN).query())
+    b, past = explorer.act(a.query(), {"do": "cut", "what": "m0"}, [])
+    c, past = explorer.act(b.query(), {"do": "cut", "what": "m1"}, past)
+    assert past == [a.query(), b.query()]
+    past = moved(explorer, past, c, back_to=b)
+    assert explorer.act(b.query(), {"do": "undo"}, past)[0] == a
+    # Where one looks is no step: nothing changes.
+    looked, past = explorer.act(b.query(), {"do": "set", "view": "lens"}, past)
+    assert moved(explorer, past, looked, back_to=b) == past == [a.query()]
+    assert moved(explorer, past, b, back_to=a) == []
+    # The same thought twice: of A, B, A, C it is the nearer A that one is back at.
+    again = [a.query(), b.query(), a.query()]
+    assert moved(explorer, again, c, back_to=a) == again[:2]
+    assert moved(explorer, ["?model=gone", a.query()], c, back_to=a) == ["?model=gone"]
+
+
+def test_the_steps_back_are_never_more_than_one_request_carries(explorer: Explorer) -> None:
+    cuts = tuple(Cut(model, "resample", f"m1.n{n}->{'x' * 20}", 9_999) for model in (0, 1) for n in range(32))
+    state = State(models=("sum", "joint"), question="[SUM 1 2]" + " " * 300, twin="[SUM 1 3]", cuts=cuts)
+    long = state.query()
+    assert len(long) * MOST_PAST > LARGEST_BODY
+    _, past = explorer.act("?model=sum&q=[SUM 1 2]", {"do": "cut", "what": "m0"}, [long] * 500)
+    assert 1 < len(past) < MOST_PAST and past[-1].startswith("?model=sum&q=[SUM%201%202]")
+    sent = [State.parse(long, ("sum", "joint")).query(), *past, long, long]
+    assert len(json.dumps(sent)) < LARGEST_BODY - 20_000
+    _, looked = explorer.act("?model=sum&q=[SUM 1 2]", {"do": "set", "view": "lens"}, [long] * 500)
+    assert sum(map(len, looked)) <= MOST_PAST_CHARACTERS
+
+
 def test_a_new_question_gets_a_second_expression_that_fits_and_one_that_was_typed_is_kept(explorer: Explorer) -> None:
     start = explorer.state("")
     asked, _ = explorer.act(start.query(), {"do": "set", "question": QUESTION}, [])
@@ -218,6 +257,31 @@ def test_a_new_question_gets_a_second_expression_that_fits_and_one_that_was_type
     thinker.fitting(other.question, other.twin)
     typed, _ = explorer.act(start.query(), {"do": "set", "question": QUESTION, "twin": TWIN}, [])
     assert typed.twin == TWIN
+
+
+def test_a_second_expression_is_checked_beside_a_new_question_too(explorer: Explorer) -> None:
+    start = explorer.state("")
+    for twin, says in (("[SUM 1", "the text ends inside"), ("<b>", "at position 0")):
+        with pytest.raises(KCInterpError, match=says):
+            explorer.act(start.query(), {"do": "set", "question": QUESTION, "twin": twin}, [])
+
+
+@pytest.mark.parametrize("names", [("sum", "joint"), ("joint", "sum")])
+def test_a_second_expression_that_is_found_is_read_by_every_model_that_reads_the_question(
+    explorer: Explorer, names: tuple[str, str]
+) -> None:
+    thinkers = [explorer.models.thinker(name) for name in names]
+    for question in ("[SUM 1 2]", QUESTION, "[SUM [SUM 1 2] [SUM 3 4]]"):
+        for turn in range(8):
+            twin = questions.twin_of(thinkers, question, turn)
+            for thinker in thinkers:
+                first, second = thinker.read(question), thinker.fitting(question, twin)
+                assert first.answer_symbols()[0] != second.answer_symbols()[0]
+                prompts = int(first.prompts[0])
+                assert (first.symbols[0, :prompts] != second.symbols[0, :prompts]).sum() == 1
+    joint = explorer.models.thinker("joint")
+    joint.fitting("[MAX 1 2]", questions.twin_of(thinkers, "[MAX 1 2]"))
+    assert questions.twin_of(thinkers, "[MAX 1 2") == ""
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -267,6 +331,19 @@ def test_one_model_that_cannot_read_or_has_no_such_part_leaves_the_other_going(e
     assert second.look is not None
     cut, _ = explorer.act(state.query(), {"do": "cut", "what": "m0"}, [])
     assert [cut.model for cut in cut.cuts] == [1]
+
+
+def test_a_cut_that_can_no_longer_be_made_is_released_by_its_own_button(explorer: Explorer) -> None:
+    address = "?model=sum&q=[SUM 1 [SUM 4 3]]&twin=[SUM 1 2]&how=patch&cut=0:patch:a0.h1"
+    released, _ = explorer.act(address, {"do": "cut", "what": "a0.h1"}, [])
+    assert released.cuts == ()
+    with pytest.raises(KCInterpError, match="the shape of the first"):
+        explorer.act(address, {"do": "cut", "what": "a0.h2"}, [])
+    # Of two models, in the one that has it: the other could not be cut.
+    one, _ = explorer.act("?model=sum&model=joint&q=[SUM 1 2]", {"do": "cut", "what": "m0.n3"}, [])
+    assert [cut.model for cut in one.cuts] == [0, 1]
+    half = "?model=sum&model=joint&q=[SUM 1 [SUM 4 3]]&twin=[SUM 1 2]&how=patch&cut=1:zero:a0.h1"
+    assert explorer.act(half, {"do": "cut", "what": "a0.h1"}, [])[0].cuts == ()
 
 
 def test_a_cut_that_an_address_asks_for_in_vain_shows_the_untouched_model(explorer: Explorer) -> None:

@@ -17,18 +17,19 @@ from kc_interp.checkpoint import Checkpoint, context_length
 from kc_interp.circuits.effects import Metric
 from kc_interp.circuits.reading import direct_attribution
 from kc_interp.errors import ProbeError
+from kc_interp.explorer import questions
 from kc_interp.explorer.state import Cut, State
 from kc_interp.explorer.thinking import Thinker
 from kc_interp.explorer.views import attention, circuit, lens, patching
 from kc_interp.explorer.views.panel import Look, Panel
-from kc_interp.explorer.views.twins import Contrast, twin_of
+from kc_interp.explorer.views.twins import Contrast
 from kc_interp.finding import Figure, to_plain
 from kc_interp.model import parameters
 from kc_interp.model.forward import Sites, forward, unembed
 from kc_interp.model.interventions import Streams
 from kc_interp.plugins import make_task
 from kc_interp.spec import DataSpec, ModelSpec, RunSpec, TaskSpec
-from kc_interp.tokens import Tokens, position_classes
+from kc_interp.tokens import Tokens
 from tests.explorer_models import QUESTION, TWIN, model_of
 
 VIEWS: dict[str, Callable[[Look], Iterator[Panel]]] = {
@@ -223,8 +224,6 @@ def test_a_click_on_any_cell_is_a_cut_that_the_model_can_make(thinker: Thinker) 
         state = look.state.act({"do": "cut", "what": what, "position": position}, ("one",))
         thinker.think(QUESTION, state.cuts)
     assert panel.hint.endswith("A click patches the cell, as the figure does.")
-    chosen = dataclasses.replace(look.state, twin="")
-    assert "once the second expression below is kept" in next(patching.panels(look_of(thinker, chosen))).hint
 
 
 def test_many_heads_share_rows_but_for_one_block() -> None:
@@ -312,39 +311,19 @@ def test_of_many_writers_those_that_add_most_are_shown() -> None:
 # Twins
 
 
-@pytest.mark.parametrize("question", [QUESTION, "[SUM 1 2]", "[SUM [SUM 1 2] [SUM 3 4]]"])
-def test_a_twin_is_chosen_with_the_shape_and_another_answer(question: str) -> None:
-    for kind in ("LN", "two operations"):
-        thinker = Thinker(kind, thinker_of(kind).checkpoint)
-        look = look_of(thinker, State(("one",), question))
-        chains, twin = thinker.read(question), thinker.read(twin_of(look))
-        task = thinker.checkpoint.task
-        assert (position_classes(task, chains) == position_classes(task, twin)).all()
-        assert chains.answer_symbols()[0] != twin.answer_symbols()[0]
-        prompts = int(chains.prompts[0])
-        assert (chains.symbols[0, :prompts] != twin.symbols[0, :prompts]).sum() == 1
-    first, second = (twin_of(look_of(Thinker("", thinker_of(kind).checkpoint), State(("one",), question)))
-                     for kind in ("LN", "two operations"))  # fmt: skip
-    assert first == second, "models side by side are shown one twin"
-
-
-def test_a_twin_as_typed_is_kept_and_a_chosen_one_can_be() -> None:
-    thinker = thinker_of("LN")
-    assert twin_of(looking(thinker)) == TWIN
-    assert list(circuit.panels(looking(thinker)))[-1].actions == ()
-    look = looking(thinker, twin="")
+def test_the_two_expressions_stand_below_what_is_read_off_them() -> None:
     for view in ("circuit", "patching"):
-        panel = list(VIEWS[view](look))[-1]
-        assert panel.table is not None and "one was chosen" in panel.note
-        assert panel.actions[0] is None
-        _, action = panel.actions[1]  # type: ignore[misc]
-        assert look.state.act(action, ("one",)).twin == twin_of(look) == panel.table.rows[1][0]
+        table = list(VIEWS[view](looking(thinker_of("LN"))))[-1].table
+        assert table is not None and [row[0] for row in table.rows] == [QUESTION, TWIN]
 
 
-def test_a_question_that_no_change_alters_asks_for_a_second_expression() -> None:
+def test_without_a_second_expression_one_is_asked_for() -> None:
+    """The page finds one itself where a single change of the question changes its answer."""
     thinker = Thinker("model", model_of("LN", operations=("MAX",)))
-    with pytest.raises(ProbeError, match=r"no single change of \[MAX 9 9\] changes its answer; type a second"):
-        list(patching.panels(look_of(thinker, State(("one",), "[MAX 9 9]"))))
+    assert questions.twin_of([thinker], "[MAX 9 9]") == ""
+    for view in ("circuit", "patching"):
+        with pytest.raises(ProbeError, match=r"no single change of \[MAX 9 9\] that changes .* type a second"):
+            list(VIEWS[view](look_of(thinker, State(("one",), "[MAX 9 9]"))))
 
 
 @pytest.mark.parametrize("view", ["circuit", "patching"])
@@ -391,7 +370,7 @@ def test_a_model_that_diverged_is_refused_before_any_view() -> None:
 
 STATES = {
     "untouched": {},
-    "no nesting": {"question": "[SUM 1 2]", "twin": ""},
+    "no nesting": {"question": "[SUM 1 2]", "twin": "[SUM 1 5]"},
     "free": {"free": True},
     "free and cut": {"free": True, "cuts": (Cut(0, "zero", "a0"), Cut(0, "mean", "m1.n2"))},
     "cut at a place": {"cuts": (Cut(0, "patch", "resid1", 5), Cut(0, "resample", "m0"))},

@@ -225,10 +225,10 @@ class Callbacks:
         number = action.get("n") if isinstance(action, dict) else None
         number = number if isinstance(number, int) else 0
         if number == before.get("n", 0):
-            made = _safely(lambda: self._page(self.explorer.state(address), {}, number))
-            if isinstance(made, Message):
-                return no_update, no_update, {"n": number}, self._start(made, number)
-            return no_update, no_update, *made
+            moved = _safely(lambda: self._moved(address, past, before.get("address"), number))
+            if isinstance(moved, Message):
+                return no_update, no_update, {"n": number}, self._start(moved, number)
+            return no_update, *moved
         acted = _safely(lambda: self.explorer.act(address, action, past))
         if not isinstance(acted, Message):
             state, steps = acted
@@ -236,6 +236,11 @@ class Callbacks:
         if isinstance(acted, Message):
             return no_update, no_update, {**before, "n": number}, {"n": number, "html": {"said": alert(acted)}}
         return acted
+
+    def _moved(self, address: object, past: object, before: object, number: int) -> tuple[Any, Any, Any]:
+        """The steps back, what is drawn now and the page, at an address that no action of ours led to."""
+        steps = self.explorer.behind(address, past, before)
+        return (no_update if steps is None else steps), *self._page(self.explorer.state(address), {}, number)
 
     def _page(self, state: Showing, before: dict[str, Any], number: int) -> tuple[Any, Any]:
         """What is drawn now, in short, and the page itself, but for what is as it was before."""

@@ -78,29 +78,31 @@ def examples(thinkers: Sequence[Thinker]) -> list[str]:
 
 
 def twin_of(thinkers: Iterable[Thinker], question: str, turn: int = 0) -> str:
-    """A second expression that differs from the question in one symbol and in its answer; "" where there is none.
+    """A second expression that differs from the question in one symbol and in its answer; "" where none was found.
 
-    Another one for each `turn`.
+    Every model that reads the question reads it. Another one for each `turn`.
     """
-    for thinker in thinkers:
-        task = thinker.checkpoint.task
-        try:
-            chains = thinker.read(question)
-            for attempt, kind in enumerate(task.counterfactuals):
-                rng = np.random.default_rng([zlib.crc32(question.encode()), turn, attempt])
+    asked = [thinker for thinker in thinkers if _read([thinker], question)]
+    for thinker in asked:
+        task, chains = thinker.checkpoint.task, thinker.read(question)
+        for attempt, kind in enumerate(task.counterfactuals):
+            rng = np.random.default_rng([zlib.crc32(question.encode()), turn, attempt])
+            try:
                 twin = task.counterfactual(chains, kind, rng)
-                text = _question(task, twin, 0)
-                if twin.answer_symbols()[0] != chains.answer_symbols()[0] and _read([thinker], text):
-                    return text
-        except KCInterpError:
-            continue
+            except KCInterpError:
+                continue
+            text = _question(task, twin, 0)
+            if twin.answer_symbols()[0] != chains.answer_symbols()[0] and _read(asked, text):
+                return text
     return ""
 
 
 def _question(task: Task, chains: Chains, row: int) -> str:
-    """The question as a person types it: as the task writes a chain, up to where the model begins."""
-    symbols = [task.symbols[code] for code in chains.symbols[row, : chains.prompts[row]].tolist()]
-    return " ".join(symbols).replace("[ ", "[").replace(" ]", "]")
+    """The question of a chain as a person types it."""
+    asked = chains.prompts[row : row + 1]
+    symbols = chains.symbols[row : row + 1, : int(asked[0]) + 1].copy()
+    symbols[0, -1] = task.classes.index("end")
+    return task.format(Chains(symbols, asked + 1, asked, asked - 1))[0]
 
 
 def _read(thinkers: Iterable[Thinker], text: str) -> bool:

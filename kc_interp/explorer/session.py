@@ -7,6 +7,7 @@ message for the reader, who keeps the page as it was.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,14 @@ import numpy as np
 from kc_interp.errors import DataError, ExpressionError, KCInterpError, SpecError
 from kc_interp.explorer import questions
 from kc_interp.explorer.models import Models
-from kc_interp.explorer.state import QUESTION_LIMIT, State
+from kc_interp.explorer.state import QUESTION_LIMIT, Cut, State
 from kc_interp.explorer.thinking import Thinker
 from kc_interp.explorer.views.panel import Look
 
 MOST_PAST = 60
 """Steps that can be undone."""
+MOST_PAST_CHARACTERS = 100_000
+"""Of their addresses together: the page sends them with every action."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Explorer:
         """
         if not isinstance(action, dict):
             raise SpecError("found something else where an action is wanted")
-        given = [step for step in past if isinstance(step, str)] if isinstance(past, list) else []
+        given = _steps(past)
         if action.get("do") == "undo":
             if not given:
                 raise SpecError("there is nothing to undo")
@@ -137,12 +140,31 @@ class Explorer:
             before = dataclasses.replace(before, view=now.view, part=now.part, how=now.how)
             if (before.question, before.models) == (now.question, now.models):
                 before = dataclasses.replace(before, at=now.at, on=now.on)
-            return before, given[:-1][-MOST_PAST:]
+            return before, given[:-1]
         state = self.state(address)
         made = self._acted(state, action)
         if _thought_about(made) == _thought_about(state):
             return made, given
-        return made, [*given, state.query()][-MOST_PAST:]
+        return made, _steps([*given, state.query()])
+
+    def behind(self, address: object, past: object, before: object) -> list[str] | None:
+        """The steps that are left to undo when the browser has moved to this address by itself, from the one before.
+
+        What is thought there is no step back from there, and neither is what came after it. None: they are as they
+        were. Raises SpecError on what is no address of ours.
+        """
+        now, given = _thought_about(self.state(address)), _steps(past)
+        if self._thought_at(before) == now:
+            return None
+        return next(
+            (given[:index] for index in reversed(range(len(given))) if self._thought_at(given[index]) == now), None
+        )
+
+    def _thought_at(self, address: object) -> tuple[Any, ...] | None:
+        try:
+            return _thought_about(self.state(address)) if isinstance(address, str) else None
+        except KCInterpError:
+            return None
 
     def _acted(self, state: State, action: Mapping[str, Any]) -> State:
         do = action.get("do")
@@ -157,9 +179,10 @@ class Explorer:
             if not made.question.strip():
                 raise SpecError("the expression is empty; type one such as [SUM 1 [SUM 4 3]]")
             self._require_readable(made, made.question)
-            return self._asked(made, made.question, keep_twin="twin" in action)
-        if made.twin != state.twin and made.twin.strip():
+        if "twin" in action and made.twin != state.twin and made.twin.strip():
             self._require_readable(made, made.twin)
+        if made.question != state.question:
+            return self._asked(made, made.question, keep_twin="twin" in action)
         return self.completed(made)
 
     def _asked(self, state: State, question: str, *, keep_twin: bool = False) -> State:
@@ -188,26 +211,41 @@ class Explorer:
         return thinkers
 
     def _cut(self, state: State, action: Mapping[str, Any]) -> State:
-        """A cut, where it can be made: of two models with different parts, in the one that has it."""
+        """A cut, where it can be made: of two models with different parts, in the one that has it.
+
+        Where it stands already it need not be possible any more: then a press restores it.
+        """
         how = action.get("how", state.how)
-        aimed = state.act({"do": "set", "how": how}, self.models.names)
+        chosen = state.act({"do": "set", "how": how}, self.models.names)
         plain = {name: action[name] for name in ("do", "what", "position") if name in action}
-        works: list[int] = []
-        faults: list[KCInterpError] = []
-        for model in state.aimed_at():
-            alone = dataclasses.replace(aimed, on="0" if model == 0 else "1", cuts=()).act(plain, self.models.names)
-            try:
-                thinker = self.models.thinker(state.models[model])
-                thinker.think(state.question, alone.cuts, twin=state.twin, free=state.free, seed=state.seed)
-                works.append(model)
-            except KCInterpError as error:
-                faults.append(error)
-        if not works:
-            raise faults[0] if faults else SpecError("no model is open; choose one first")
-        if len(works) < len(state.aimed_at()):
-            aimed = dataclasses.replace(aimed, on="0" if works[0] == 0 else "1")
-        made = aimed.act(plain, self.models.names)
-        return dataclasses.replace(made, how=state.how, on=state.on)
+        made = chosen.act(plain, self.models.names)
+        if len(made.cuts) <= len(state.cuts):
+            return dataclasses.replace(made, how=state.how)
+        added = [cut for cut in made.cuts if cut not in state.cuts]
+        faults = {cut: fault for cut in added if (fault := self._fault(state, cut)) is not None}
+        if len(faults) == len(added):
+            there = [cut for cut in state.cuts if cut.place == added[0].place and cut.model in state.aimed_at()]
+            if not there:
+                raise next(iter(faults.values()))
+            return dataclasses.replace(state, cuts=tuple(cut for cut in state.cuts if cut not in there))
+        return dataclasses.replace(made, how=state.how, cuts=tuple(cut for cut in made.cuts if cut not in faults))
+
+    def _fault(self, state: State, cut: Cut) -> KCInterpError | None:
+        """Why a cut cannot be made."""
+        try:
+            thinker = self.models.thinker(state.models[cut.model])
+            thinker.think(state.question, [cut], twin=state.twin, free=state.free, seed=state.seed)
+        except KCInterpError as error:
+            return error
+        return None
+
+
+def _steps(past: object) -> list[str]:
+    """The latest of the addresses to go back to: so many, of so many characters together."""
+    given = [step for step in past if isinstance(step, str)][-MOST_PAST:] if isinstance(past, list) else []
+    size = list(itertools.accumulate(map(len, reversed(given))))
+    kept = sum(total <= MOST_PAST_CHARACTERS for total in size)
+    return given[len(given) - kept :]
 
 
 def _thought_about(state: State) -> tuple[Any, ...]:

@@ -33,7 +33,7 @@ def panels(look: Look) -> Iterator[Panel]:
     yield Panel(
         _figure(look, found, rows, effects),
         note=" ".join(filter(None, (untouched_only(look), found.says, _left_out(look)))),
-        hint=_clicking(found),
+        hint="A click patches the cell, as the figure does.",
         does="cut",
         rows=tuple(name for name, *_ in rows),
         columns=tuple(range(effects.shape[1])),
@@ -105,11 +105,6 @@ def _figure(look: Look, found: Contrast, rows: list[_Row], effects: Float[np.nda
             "z_title": found.unit,
         },
     )
-
-
-def _clicking(found: Contrast) -> str:
-    once = "" if found.given else ", once the second expression below is kept"
-    return f"A click patches the cell, as the figure does{once}."
 
 
 def _left_out(look: Look) -> str:

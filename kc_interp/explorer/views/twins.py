@@ -1,4 +1,4 @@
-"""The question's twin: the second expression, or one chosen for it, and how far apart the model holds their answers."""
+"""The question's twin, the second expression, and how far apart the model holds their answers."""
 
 from __future__ import annotations
 
@@ -11,58 +11,23 @@ from jaxtyping import Float
 
 from kc_interp.circuits.effects import Metric
 from kc_interp.errors import ProbeError
-from kc_interp.explorer.thinking import Thinker
 from kc_interp.explorer.views.panel import Look, Panel
 from kc_interp.finding import Table
 from kc_interp.model.interventions import Streams
-from kc_interp.tasks.task import Chains
 
 LEAST_LOGITS = 0.5
 """Where the two logit differences are nearer than this, shares of what lies between them say little."""
-
-_SEED = 20
-
-
-def twin_of(look: Look) -> str:
-    """The second expression as typed, else a twin of the question: one symbol changed, so that the answer changes.
-
-    The same question has the same twin in every model of one task. Raises ProbeError where there is none.
-    """
-    question = look.state.question
-    return look.state.twin.strip() or look.thinker.kept(("twin", question), lambda: _chosen(look.thinker, question))
-
-
-def _chosen(thinker: Thinker, question: str) -> str:
-    chains, task = thinker.read(question), thinker.checkpoint.task
-    for kind in task.counterfactuals:
-        twin = task.counterfactual(chains, kind, np.random.default_rng(_SEED))
-        if twin.answer_symbols()[0] != chains.answer_symbols()[0] and thinker.checkpoint.tokens.knows(twin)[0]:
-            return _question_of(thinker, twin)
-    raise ProbeError(
-        f"no single change of {question} changes its answer; type a second expression of the same shape with another "
-        "answer"
-    )
-
-
-def _question_of(thinker: Thinker, chains: Chains) -> str:
-    """The question of a chain as a person types it."""
-    task, asked = thinker.checkpoint.task, chains.prompts[:1]
-    symbols = chains.symbols[:1, : int(asked[0]) + 1].copy()
-    symbols[0, -1] = task.classes.index("end")
-    return task.format(Chains(symbols, asked + 1, asked, asked - 1))[0]
 
 
 @dataclass(frozen=True)
 class Contrast:
     """The untouched model's runs of question and twin up to the answer, teacher-forced.
 
-    `metric` is the logit difference: the logit of the question's answer minus that of the twin's. `given`: whether the
-    twin was typed.
+    `metric` is the logit difference: the logit of the question's answer minus that of the twin's.
     """
 
     question: str
     twin: str
-    given: bool
     base: Streams
     source: Streams
     metric: Metric
@@ -71,10 +36,14 @@ class Contrast:
     @classmethod
     def of(cls, look: Look) -> Contrast:
         """Raises ProbeError when there is no twin, or it does not fit, or the model's logits are not finite."""
-        question, twin = look.state.question, twin_of(look)
+        question, twin = look.state.question, look.state.twin.strip()
+        if not twin:
+            raise ProbeError(
+                f"no single change of {question} that changes its answer was found; type a second expression of the "
+                "same shape with another answer"
+            )
         base, source, metric = look.thinker.pair(question, twin)
-        given, symbols = bool(look.state.twin.strip()), look.thinker.checkpoint.tokens.symbols
-        made = cls(question, twin, given, base, source, metric, symbols)
+        made = cls(question, twin, base, source, metric, look.thinker.checkpoint.tokens.symbols)
         if not np.isfinite([made.own, made.others]).all():
             raise ProbeError(f"the logits of {look.thinker.name} are not finite; did its training diverge?")
         return made
@@ -127,26 +96,20 @@ class Contrast:
         )
 
     def panels(self) -> Iterator[Panel]:
-        """The two expressions, with a button to keep a twin that was chosen."""
+        """The two expressions."""
         runs = zip((self.question, self.twin), self.answers, (self.base, self.source), (self.own, self.others),
                    strict=True)  # fmt: skip
         rows = [
             (text, answer, self.symbols[int(run.logits[0].argmax())], round(difference, 3))
             for text, answer, run, difference in runs
         ]
-        keep = ("Keep as second expression", {"do": "set", "twin": self.twin})
         first, second = self.answers
         yield Panel(
             table=Table(
                 "The two expressions, in the untouched model",
                 ("expression", "correct answer", "the model says", f"logit of {first} minus that of {second}"),
                 tuple(rows),
-            ),
-            note=""
-            if self.given
-            else "No second expression is typed, so one was chosen: one symbol changed, and the answer with it. "
-            "Keep it, or type another, to cut by patching.",
-            actions=() if self.given else (None, keep),
+            )
         )
 
 
