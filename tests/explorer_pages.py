@@ -205,7 +205,11 @@ def shows(printed: str, probability: float) -> bool:
     text = printed.removesuffix("%").strip()
     percent = 100 * probability
     if text.startswith("<"):
-        return percent < float(text[1:]) + 1e-3
+        return 0 < percent < float(text[1:]) + 1e-3
+    if text.startswith(">"):
+        return float(text[1:]) < percent < 100
+    if text in ("0", "100"):
+        return percent == float(text)
     return abs(float(text) - percent) <= (0.05 if "." in text else 0.5) + 1e-3
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import kc_interp
 from kc_interp.checkpoint import FILE_NAME
 from kc_interp.errors import ProbeError, SpecError
 from kc_interp.explorer import panels, rows
@@ -214,6 +215,37 @@ def test_this_computers_own_names_are_answered(client: Any, host: str) -> None:
 )
 def test_a_callback_from_another_page_is_refused(client: Any, headers: dict[str, str]) -> None:
     assert post(client, {"output": "sight.data"}, **headers).status_code == 403
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_another_sites_page_may_link_to_the_page_and_ask_for_nothing(client: Any, site: str) -> None:
+    link = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert get(client, "/", **link).status_code == 200
+    for path in ("/export", "/shared/circuit.js", "/_dash-layout", "/assets/explore.js"):
+        assert get(client, path, **link).status_code == 403
+    for other in ({"Sec_Fetch_Mode": "no-cors"}, {"Sec_Fetch_Dest": "iframe"}, {"Sec_Fetch_Dest": "image"}):
+        assert get(client, "/", **{**link, **other}).status_code == 403
+    typed = {**link, "Sec_Fetch_Site": "none"}
+    assert get(client, f"/export?model=sum&q={QUESTION}&view=neurons", **typed).status_code == 200
+
+
+def test_at_the_usual_port_the_host_comes_without_one(explorer: Explorer) -> None:
+    app = build(explorer)
+    harden(app, 80)
+    client = app.server.test_client()
+    for host in ("127.0.0.1", "localhost", "[::1]", "127.0.0.1:80"):
+        assert client.get("/", headers={"Host": host}).status_code == 200
+        assert post(client, {}, Host=host, Origin=f"http://{host}").status_code != 403
+    for host in ("evil.example", "127.0.0.1:81", ""):
+        assert client.get("/", headers={"Host": host}).status_code == 403
+
+
+def test_scripts_that_may_be_kept_for_a_day_are_asked_for_by_version(client: Any) -> None:
+    page = get(client, "/").text
+    assert f'<meta name="version" content="{kc_interp.__version__}">' in page
+    assert f"/shared/page.css?v={kc_interp.__version__}" in page
+    script = get(client, "/assets/explore.js").text
+    assert "/shared/${name}.js?v=${version}" in script and script.count("/shared/") == 1
 
 
 @pytest.mark.parametrize(

@@ -371,6 +371,42 @@ def test_presses_in_quick_succession_are_all_done_in_their_order(visit: Visit) -
     assert_cut(visit, *(cut for name in names for cut in both("zero", name)))
 
 
+@pytest.mark.parametrize("status", [413, 500])
+def test_a_press_that_the_server_refuses_is_told_and_the_next_one_is_done(visit: Visit, status: int) -> None:
+    visit.open(address())
+    callbacks = "**/_dash-update-component*"
+
+    def refuse(route: Any) -> None:
+        is_turn = "screen.data" in route.request.post_data
+        route.fulfill(status=status, body="no") if is_turn else route.continue_()
+
+    visit.page.route(callbacks, refuse)
+    visit.page.locator("[data-part='a0.h0']").click()
+    visit.wait(f"document.querySelector('#said').textContent.includes('refused the request ({status})')")
+    visit.page.unroute(callbacks)
+    visit.press("[data-part='m1']")
+    assert visit.text("#said") == ""
+    assert_cut(visit, *both("zero", "m1"))
+    visit.complaints.clear()  # the console's word on the refusal
+
+
+def test_a_view_that_has_been_fetched_is_announced(visit: Visit) -> None:
+    visit.open(address())
+    assert visit.page.locator("#shown[role=status]").inner_text() == "Logit lens is shown."
+    visit.press("#tab-neurons")
+    assert visit.page.locator("#shown").inner_text() == "Neurons is shown."
+
+
+def test_the_page_says_what_parts_are_called_and_what_a_cut_part_carries(visit: Visit) -> None:
+    visit.open(address())
+    visit.page.locator("#names summary").click()
+    told = visit.text("#names")
+    for says in ("a0.h1 head 1 of block 0", "resid1 the residual stream", "mean a cut part carries its mean over"):
+        assert says in told
+    visit.press("[data-part='a0.h0']")
+    assert visit.page.locator("#names[open]").count() == 1
+
+
 # Looking
 
 

@@ -440,6 +440,10 @@ REQUESTS: list[tuple[str, str, dict[str, Any], str, set[int], str]] = [
     ("POST", UPDATE, {**JSON, "Sec-Fetch-Site": "cross-site"}, BODY, {403}, ELSEWHERE),
     ("POST", UPDATE, {**JSON, "Sec-Fetch-Site": "same-site"}, BODY, {403}, ELSEWHERE),
     ("POST", UPDATE, {**JSON, "Origin": "http://127.0.0.1:PORT", "Sec-Fetch-Site": "same-origin"}, BODY, {200}, "screen"),
+    *(("GET", path, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": kind}, "", {403}, ELSEWHERE) for path, mode, kind in (
+        (f"/export{HONEST}", "navigate", "document"), (f"/export{HONEST}", "no-cors", "image"), ("/", "navigate", "iframe"), ("/", "cors", "empty"),
+        ("/shared/circuit.js", "no-cors", "script"), ("/_dash-layout", "cors", "empty"))),
+    ("GET", f"/{HONEST}", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, "", {200}, "kc-interp explorer"),
     *(("POST", UPDATE, {"Content-Type": kind}, BODY, {415}, "a callback is JSON") for kind in (
         "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/html", "application/octet-stream")),
     ("POST", UPDATE, {}, BODY, {415}, "a callback is JSON"),
@@ -655,12 +659,27 @@ def test_a_press_is_done_however_long_the_one_before_it_takes(mortal: Running, b
     try:
         for part in ("a0.h0", "m1"):
             visit.page.locator(f"[data-part='{part}']").click()
-        visit.page.wait_for_timeout(5_000)
+        visit.wait("document.querySelector('#said').textContent.includes('Does it still run in its terminal?')")
     finally:
         mortal.process.send_signal(signal.SIGCONT)
     visit.wait("document.querySelector('[data-part=m1]').ariaPressed === 'true'")
     visit.settle()
     assert [text.split(" ")[0] for text in visit.texts(".cuts li")] == ["a0.h0", "m1"]
+    visit.context.close()
+
+
+@pytest.mark.browser
+def test_while_an_answer_takes_long_the_page_says_that_it_is_being_computed(mortal: Running, browser: Any) -> None:
+    visit = Visit(browser, mortal.origin)
+    visit.open(HONEST + "&view=lens")
+    callbacks = "**/_dash-update-component*"
+    visit.page.route(callbacks, lambda route: None)
+    for part in ("a0.h0", "m1"):
+        visit.page.locator(f"[data-part='{part}']").click()
+    visit.wait("document.querySelector('#said').textContent === 'Still computing.'")
+    visit.page.unroute(callbacks)  # which lets go of what was held
+    visit.wait("document.querySelector('[data-part=m1]').ariaPressed === 'true'")
+    assert visit.text("#said") == ""
     visit.context.close()
 
 
@@ -671,5 +690,5 @@ def test_a_page_whose_server_has_gone_says_so_when_something_is_pressed(mortal: 
     mortal.process.terminate()
     mortal.process.wait(20)
     visit.page.locator("[data-part='a0.h0']").click()
-    visit.wait("document.querySelector('#said').textContent !== ''")
+    visit.wait("document.querySelector('#said').textContent.includes('Does it still run in its terminal?')")
     visit.context.close()

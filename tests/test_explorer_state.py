@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kc_interp.checkpoint import FILE_NAME
+from kc_interp.checkpoint import FILE_NAME, load
 from kc_interp.errors import CheckpointError, KCInterpError, SpecError
 from kc_interp.explorer import questions
 from kc_interp.explorer.models import DEPTH, Models, found_in
@@ -189,6 +191,42 @@ def test_models_are_named_by_the_ends_of_their_paths_and_say_what_they_are(folde
         models.thinker("../sum")
     with pytest.raises(SpecError, match="named twice"):
         Models([folder / "runs" / "sum", folder / "runs" / "sum" / FILE_NAME])
+
+
+def test_a_checkpoint_that_training_writes_anew_is_opened_anew(tmp_path: Path) -> None:
+    file = tmp_path / "run" / FILE_NAME
+    model_of("LN", 0).save(file)
+    models = Models([file])
+    first = models.thinker("run")
+    assert models.thinker("run") is first and models.offers["run"].facts["trained on"] == "SUM"
+    model_of("tied", 1, ("MAX", "SUM")).save(file)
+    assert models.offers["run"].facts["trained on"] == "MAX + SUM"
+    second = models.thinker("run")
+    assert second is not first and second.checkpoint.spec.model.repeat == 2
+    file.unlink()
+    assert models.thinker("run") is second, "what is open stays open"
+
+
+def test_one_model_is_opened_while_another_is_still_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Models(found_in(folder))
+    slow, go = threading.Event(), threading.Event()
+
+    def loading(path: Path, **more: Any) -> Any:
+        if path.parent.name == "sum":
+            slow.set()
+            assert go.wait(20)
+        return load(path, **more)
+
+    monkeypatch.setattr("kc_interp.explorer.models.load", loading)
+    with ThreadPoolExecutor(2) as pool:
+        first, again = (pool.submit(models.thinker, "sum") for _ in range(2))
+        try:
+            assert slow.wait(20)
+            assert models.thinker("joint").name == "joint"
+            assert not first.done()
+        finally:
+            go.set()
+        assert first.result() is again.result(), "loaded once"
 
 
 def test_an_empty_address_is_completed_the_same_way_every_time(explorer: Explorer) -> None:

@@ -14,6 +14,10 @@ from kc_interp.cli.options import Device, Json, NoOpen, Quiet, Verbose
 from kc_interp.errors import CheckpointError, KCInterpError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
     from kc_interp.explorer.session import Explorer
 
 
@@ -41,7 +45,7 @@ def explore(
 
     kc-interp explore --model runs/sum --model runs/joint
 
-    Without --model it lists the models found here. It answers this computer alone, until Ctrl-C.
+    Without --model it lists the models found here. It answers this computer alone, and any user of it, until Ctrl-C.
     """
     output = Output(as_json, quiet, verbose)
     if importlib.util.find_spec("dash") is None:
@@ -51,23 +55,31 @@ def explore(
     with server.listening(port) as held:
         where = prepare(device, threads)
         from kc_interp.explorer.app import build
-        from kc_interp.explorer.models import Models, found_in
-        from kc_interp.explorer.session import Explorer
 
-        models = Models(model or found_in(Path.cwd()), where)
-        named = models.names if model else ()
-        for name in named:
-            if "fault" in (facts := models.offers[name].facts):
-                raise CheckpointError(facts["fault"])
-        explorer = Explorer(models, named)
+        explorer = opened(model or [], where)
         running = server.server_of(build(explorer), held)
-        query = warm(explorer) if named else ""
+        query = warm(explorer) if explorer.first else ""
         url = f"http://{server.HOST}:{held.getsockname()[1]}/{query}"
-        output.result({"url": url, "models": list(models.names)}, url)
-        output.note("The page is for this computer alone. Stop it with Ctrl-C.")
+        output.result({"url": url, "models": list(explorer.models.names)}, url)
+        output.note("Any user of this computer can open the page, nobody elsewhere. Stop it with Ctrl-C.")
         output.visit(url, no_open=no_open)
         running.serve_forever()
         raise KeyboardInterrupt  # werkzeug ends quietly at Ctrl-C, and for no other reason
+
+
+def opened(named: Sequence[Path], device: torch.device) -> Explorer:
+    """An explorer of the models named, or of those found in this folder.
+
+    Raises CheckpointError when the header of one that was named does not read.
+    """
+    from kc_interp.explorer.models import Models, found_in
+    from kc_interp.explorer.session import Explorer
+
+    models = Models(named or found_in(Path.cwd()), device)
+    for offer in models.offers.values() if named else ():
+        if fault := offer.facts.get("fault"):
+            raise CheckpointError(fault)
+    return Explorer(models, models.names if named else ())
 
 
 def warm(explorer: Explorer) -> str:

@@ -21,7 +21,7 @@ from dash.development.base_component import Component
 
 import kc_interp
 from kc_interp.errors import KCInterpError, ProbeError
-from kc_interp.explorer import page, panels
+from kc_interp.explorer import page, panels, words
 from kc_interp.explorer.elements import alert, option
 from kc_interp.explorer.export import render
 from kc_interp.explorer.rows import columns_of
@@ -65,7 +65,10 @@ def build(explorer: Explorer) -> Dash:
         update_title="",
         serve_locally=True,
         index_string=_INDEX,
-        meta_tags=[{"name": "referrer", "content": "no-referrer"}],
+        meta_tags=[
+            {"name": "referrer", "content": "no-referrer"},
+            {"name": "version", "content": kc_interp.__version__},
+        ],
         add_log_handler=False,
     )
     app.layout = layout()
@@ -180,9 +183,29 @@ def _expression(id: str, label: str) -> Component:
 
 
 def _desk() -> list[Component]:
+    return [
+        _element(
+            "Section",
+            [_element("Div", id="controls"), _element("Div", _any_part(), className="row-of any"), _about_parts()],
+            className="controls",
+            aria_label="Interventions",
+        ),
+        _element("Div", id="sides", className="sides"),
+        _element("Nav", id="tabs", className="tabs", aria_label="Views"),
+        _element("Div", id="shown", className="sr", role="status"),
+        _element("Div", id="view"),
+    ]
+
+
+def _any_part() -> list[Component]:
     part = _input("what", list="part-names", maxLength=40, placeholder="m0.n17, a0.h1->m0")
-    anything = [
-        _element("Label", [_element("Span", "Any part"), part], className="field", htmlFor="what"),
+    return [
+        _element(
+            "Label",
+            [_element("Span", "Any part"), part],
+            className="field",
+            htmlFor="what",
+        ),
         _element("Datalist", id="part-names"),
         _element(
             "Label",
@@ -193,17 +216,18 @@ def _desk() -> list[Component]:
         _button("Cut", id="cut", data_form="cut"),
         _button("Look", id="look", data_form="look", title="Show this part: a head's attention, a neuron's examples"),
     ]
-    return [
-        _element(
-            "Section",
-            [_element("Div", id="controls"), _element("Div", anything, className="row-of any")],
-            className="controls",
-            aria_label="Interventions",
-        ),
-        _element("Div", id="sides", className="sides"),
-        _element("Nav", id="tabs", className="tabs", aria_label="Views"),
-        _element("Div", id="view"),
-    ]
+
+
+def _about_parts() -> Component:
+    """What parts are called, and what a cut one carries."""
+    told = [*words.PART_NAMES.items(), *((how, f"a cut part carries {says}") for how, says in words.INSTEAD.items())]
+    listed = [_element("Div", [_element("Dt", _element("Code", name)), _element("Dd", says)]) for name, says in told]
+    return _element(
+        "Details",
+        [_element("Summary", "What parts are called, and what a cut part carries"), _element("Dl", listed)],
+        id="names",
+        className="names",
+    )
 
 
 class Message(str):

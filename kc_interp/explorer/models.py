@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ MOST_FOLDERS = 20_000
 MOST_OPEN = 6
 
 
+Stamp = tuple[int, int]
+"""A file's time of change and its size: training writes a checkpoint anew."""
+
+
 @dataclass(frozen=True)
 class Offer:
     """A checkpoint that can be opened, and what its header says of it."""
@@ -37,16 +41,30 @@ class Offer:
     name: str
     path: Path
 
-    @cached_property
+    @property
+    def stamp(self) -> Stamp | None:
+        """None when the file is not there (any more)."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+    @property
     def facts(self) -> dict[str, str]:
         """What is worth knowing before opening it; only "fault" when it cannot be."""
-        try:
-            described, shapes = peek(self.path, kind="checkpoint")
-            return _facts(described, shapes)
-        except KCInterpError as error:
-            return {"fault": str(error)}
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            return {"fault": f"{self.path}: its description does not read ({error!r})"}
+        return _read(self.path, self.stamp)
+
+
+@lru_cache(maxsize=2 * MOST_FOUND)
+def _read(path: Path, stamp: Stamp | None) -> dict[str, str]:
+    try:
+        described, shapes = peek(path, kind="checkpoint")
+        return _facts(described, shapes)
+    except KCInterpError as error:
+        return {"fault": str(error)}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return {"fault": f"{path}: its description does not read ({error!r})"}
 
 
 def _facts(described: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
@@ -67,15 +85,19 @@ def _facts(described: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dic
 
 
 class Models:
-    """Checkpoints by name, each opened when first asked for; the most recent ones stay open."""
+    """Checkpoints by name, each opened when first asked for, and anew when its file has changed.
+
+    The most recent ones stay open, also when their files are gone.
+    """
 
     def __init__(self, paths: Sequence[Path], device: torch.device | str = "cpu") -> None:
         """Raises SpecError when a checkpoint is named twice."""
         files = [path / FILE_NAME if path.is_dir() else path for path in paths]
         self.offers = {name: Offer(name, path) for name, path in zip(names_of(files), files, strict=True)}
         self.device = device
-        self._open: OrderedDict[str, Thinker] = OrderedDict()
+        self._open: OrderedDict[str, tuple[Stamp | None, Thinker]] = OrderedDict()
         self._lock = threading.Lock()
+        self._loading = {name: threading.Lock() for name in self.offers}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,13 +107,19 @@ class Models:
         """The model of this name, opened. Raises SpecError on an unknown name, CheckpointError on a broken file."""
         if name not in self.offers:
             raise SpecError(f"no model {name!r} is here{did_you_mean(name, self.offers)}")
-        with self._lock:
-            if name not in self._open:
-                self._open[name] = Thinker(name, load(self.offers[name].path, device=self.device))
+        with self._loading[name]:  # the others need not wait for this one
+            stamp = self.offers[name].stamp
+            with self._lock:
+                if name in self._open and stamp in (None, self._open[name][0]):
+                    self._open.move_to_end(name)
+                    return self._open[name][1]
+            thinker = Thinker(name, load(self.offers[name].path, device=self.device))
+            with self._lock:
+                self._open[name] = stamp, thinker
+                self._open.move_to_end(name)
                 while len(self._open) > MOST_OPEN:
                     self._open.popitem(last=False)
-            self._open.move_to_end(name)
-            return self._open[name]
+            return thinker
 
 
 def found_in(folder: Path) -> list[Path]:

@@ -13,17 +13,17 @@ a script or a test may want to find:
     [data-position="7"]     a symbol of the chain, within a side; [aria-pressed=true] is the chosen one
     [data-part="a0.h1"]     a head or an MLP; [aria-pressed=true] is cut (mixed: in one model of two)
     #how #on #undo #reset   how and where a click cuts; #redraw another draw of what `resample` takes
-    #what #where #cut #look any part at any position, cut or shown
+    #what #where #cut #look any part at any position, cut or shown; #names what parts are called
     [data-restore]          takes one intervention back
     #said                   why the last action was refused (role=alert)
-    #tab-<view>             the views; #view holds the open one, as .view#view-<name>
+    #tab-<view>             the views; #view holds the open one, as .view#view-<name>; #shown says so (role=status)
     .panel[data-panel="0"][data-side="0"]    a figure or a table; .canvas[data-drawn] is drawn, .cells its form
     #export                 this view as a file
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -44,7 +44,7 @@ _HOW_SAYS = {
 }
 _HOW_MEANS = (
     "Instead of what it writes, a cut part carries: nothing; the mean of what it writes over questions of this shape; "
-    "what it writes for one such question; what it writes for the second expression."
+    "what it writes for one such question with another answer; what it writes for the second expression."
 )
 
 
@@ -380,60 +380,58 @@ def start(models: Models, message: str = "") -> list[Markup]:
     """What was found, to choose from."""
     said = [alert(message)] if message else []
     if not models.names:
-        how = tag(
-            "pre", "kc-interp train --ops SUM --out runs/sum\nkc-interp explore --model runs/sum", class_="example"
-        )
+        how = "kc-interp train --ops SUM --out runs/sum\nkc-interp explore --model runs/sum"
         return [
             tag("h1", "No trained model was found here"),
             *said,
             tag("p", "Train one, or name one that lies elsewhere:"),
-            how,
+            tag("pre", how, class_="example"),
         ]
-    columns = ("trained on", "d_model", "blocks", "heads", "initialisation", "seed", "positions", "learned")
-    rows = []
-    for name, offer in models.offers.items():
-        facts = offer.facts
-        if "fault" in facts:
-            rows.append(tag("tr", [tag("th", name, scope="row"), tag("td", facts["fault"], colspan=len(columns) + 1)]))
-            continue
-        cells = [tag("td", facts[column], class_="n" if facts[column].isdigit() else "") for column in columns]
-        open_it = button("Open", {"do": "set", "models": [name]}, aria_label=f"Open {name}")
-        rows.append(tag("tr", [tag("th", name, scope="row"), *cells, tag("td", open_it)]))
-    titles = [name if name == "d_model" else name.capitalize() for name in ("model", *columns)]
-    heads: list[Any] = [*titles, tag("span", "Open", class_="sr")]
-    head = tag("tr", [tag("th", title, scope="col") for title in heads])
-    usable = {name: name for name, offer in models.offers.items() if "fault" not in offer.facts}
-    both = list(usable)
-    pair = (
-        [
-            tag("h2", "Two side by side"),
-            tag(
-                "div",
-                [
-                    select("left", "Model", usable, both[0]),
-                    select("right", "beside", usable, both[1]),
-                    button("Open both", id="open", data_form="open"),
-                ],
-                class_="row-of",
-            ),
-        ]
-        if len(usable) > 1
-        else []
-    )
+    facts = {name: offer.facts for name, offer in models.offers.items()}
+    usable = [name for name in facts if "fault" not in facts[name]]
     return [
         tag("h1", "Which model?"),
         tag("p", f"{len(usable)} trained model{'' if len(usable) == 1 else 's'} found."),
         *said,
-        tag(
-            "div",
-            tag("table", [tag("thead", head), tag("tbody", rows)], class_="found"),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label="Models found",
-        ),
-        *pair,
+        _found(facts),
+        *(_pair(usable) if len(usable) > 1 else []),
     ]
+
+
+_COLUMNS = ("trained on", "d_model", "blocks", "heads", "initialisation", "seed", "positions", "learned")
+
+
+def _found(facts: Mapping[str, Mapping[str, str]]) -> Markup:
+    """The models as a table: what their headers say, and a button to open each."""
+    titles = [name if name == "d_model" else name.capitalize() for name in ("model", *_COLUMNS)]
+    heads: list[Any] = [*titles, tag("span", "Open", class_="sr")]
+    head = tag("tr", [tag("th", title, scope="col") for title in heads])
+    rows = [tag("tr", [tag("th", name, scope="row"), *_cells(name, its)]) for name, its in facts.items()]
+    return tag(
+        "div",
+        tag("table", [tag("thead", head), tag("tbody", rows)], class_="found"),
+        class_="scroll",
+        tabindex="0",
+        role="region",
+        aria_label="Models found",
+    )
+
+
+def _cells(name: str, facts: Mapping[str, str]) -> list[Markup]:
+    if "fault" in facts:
+        return [tag("td", facts["fault"], colspan=len(_COLUMNS) + 1)]
+    said = [tag("td", facts[column], class_="n" if facts[column].isdigit() else "") for column in _COLUMNS]
+    return [*said, tag("td", button("Open", {"do": "set", "models": [name]}, aria_label=f"Open {name}"))]
+
+
+def _pair(usable: Sequence[str]) -> list[Markup]:
+    names = {name: name for name in usable}
+    fields = [
+        select("left", "Model", names, usable[0]),
+        select("right", "beside", names, usable[1]),
+        button("Open both", id="open", data_form="open"),
+    ]
+    return [tag("h2", "Two side by side"), tag("div", fields, class_="row-of")]
 
 
 # What is wrong with an expression

@@ -1,8 +1,10 @@
 """The server: on 127.0.0.1 alone, for pages of its own alone.
 
 A page elsewhere could have its own name resolve to 127.0.0.1 and so read what answers there; hence only requests that
-name this host are answered, and only those that come from our own page change anything. Scripts run from here alone:
-the policy allows no other source, no inline script but the renderer's one line, and no `eval`.
+name this host are answered. No request changes anything here; but each costs computing, so a browser's are answered
+only when our own page asks, or a reader who follows a link to it. There is no password: whoever uses this computer can
+ask. Scripts run from here alone: the policy allows no other source, no inline script but the renderer's one line, and
+no `eval`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from kc_interp.report import bundles
 
 HOST = "127.0.0.1"
 LARGEST_BODY = 200_000
-"""Bytes of a request; the longest honest one holds sixty addresses."""
+"""Bytes of a request; the longest honest one holds two addresses and the steps back, `session.MOST_PAST_CHARACTERS`."""
 
 _ROUTES = re.compile(
     r"/|/_dash-(layout|dependencies|update-component)|/_dash-component-suites/[\w.@/-]+|/_favicon\.ico|"
@@ -81,7 +83,8 @@ def harden(app: Dash, port: int) -> None:
     flask_app: flask.Flask = app.server
     flask_app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     flask_app.config["PROPAGATE_EXCEPTIONS"] = False
-    hosts = {f"{name}:{port}" for name in (HOST, "localhost", "[::1]")}
+    names = {HOST, "localhost", "[::1]"}
+    hosts = {f"{name}:{port}" for name in names} | (names if port == 80 else set())  # browsers leave the usual one out
     origins = {f"http://{host}" for host in hosts}
     headers = {
         "Content-Security-Policy": policy(app),
@@ -96,13 +99,11 @@ def harden(app: Dash, port: int) -> None:
         request = flask.request
         if request.headers.get("Host") not in hosts:
             return _says(403, f"this is an explorer on {HOST}; the request names another host")
-        if request.method not in ("GET", "HEAD", "OPTIONS"):
-            elsewhere = request.headers.get("Origin", "") not in {"", *origins}
-            site = request.headers.get("Sec-Fetch-Site", "same-origin")
-            if elsewhere or site not in ("same-origin", "none"):
-                return _says(403, "the request comes from another page")
-            if not request.is_json:
-                return _says(415, "a callback is JSON")
+        changes = request.method not in ("GET", "HEAD", "OPTIONS")
+        if (changes and request.headers.get("Origin", "") not in {"", *origins}) or _comes_from_elsewhere(request):
+            return _says(403, "the request comes from another page")
+        if changes and not request.is_json:
+            return _says(415, "a callback is JSON")
         if not _ROUTES.fullmatch(request.path):
             return _says(404, "there is no such page; the explorer is at /")
         return None
@@ -117,6 +118,15 @@ def harden(app: Dash, port: int) -> None:
     flask_app.after_request(close)
     flask_app.register_error_handler(Exception, _failed)
     flask_app.add_url_rule("/shared/<name>", "shared", _shared)
+
+
+def _comes_from_elsewhere(request: flask.Request) -> bool:
+    """Whether another site's page asks, by what the browser says of it; a reader may follow a link to the page."""
+    said = request.headers.get
+    if said("Sec-Fetch-Site", "same-origin") in ("same-origin", "none"):
+        return False
+    follows = request.method == "GET" and said("Sec-Fetch-Mode") == "navigate" and said("Sec-Fetch-Dest") == "document"
+    return not (follows and request.path == "/")
 
 
 def policy(app: Dash) -> str:

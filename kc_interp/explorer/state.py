@@ -18,8 +18,8 @@ from urllib.parse import parse_qsl, quote
 from kc_interp.errors import SpecError, did_you_mean
 
 How = Literal["zero", "mean", "resample", "patch"]
-"""What a cut part carries instead: nothing; the mean over questions of the same shape; one other such question's
-writing; that of the second expression."""
+"""What a cut part carries instead: nothing; the mean of what it carries over questions of the same shape; what it
+carries in one such question with another answer; in the second expression."""
 
 View = Literal["attention", "circuit", "patching", "lens", "embedding", "parts", "neurons"]
 

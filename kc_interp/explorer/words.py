@@ -20,10 +20,21 @@ VIEW_TITLES: dict[View, str] = {
 INSTEAD: dict[How, str] = {
     "zero": "nothing",
     "mean": "its mean over questions of the same shape",
-    "resample": "what it carries in another question of the same shape",
+    "resample": "what it carries in one question of the same shape with another answer",
     "patch": "what it carries in the second expression",
 }
 """What a cut part carries instead."""
+
+PART_NAMES: dict[str, str] = {
+    "a0.h1": "head 1 of block 0 (all are counted from 0)",
+    "a0": "all heads of block 0",
+    "m0": "the MLP of block 0",
+    "m0.n17": "neuron 17 of that MLP",
+    "resid1": "the residual stream that enters block 1",
+    "a0.h1->m0": "the edge from that head to that MLP: only the MLP reads otherwise",
+    "token->a1.h0<v>": "the edge from the token embedding to a head's value (<q> its query, <k> its key)",
+}
+"""How parts are named, by example."""
 
 _FORMS = (
     (r"a(\d+)", "every head of block {0}"),
@@ -64,14 +75,16 @@ def cut(cut: Cut, symbol: str = "") -> str:
 
 
 def percent(probability: float) -> str:
-    """A probability in percent; a dash where a diverged model has none.
+    """A probability in percent, short; 100 and 0 only where it is just that. A dash where there is none.
 
-    >>> [percent(p) for p in (1.0, 0.9996, 0.978, 0.032, 0.0004, float("nan"))]
-    ['100', '100', '98', '3.2', '<0.1', '–']
+    >>> [percent(p) for p in (1.0, 0.9996, 0.995, 0.978, 0.032, 0.0004, 0.0, float("nan"))]
+    ['100', '>99', '>99', '98', '3.2', '<0.1', '0', '–']
     """
     if not math.isfinite(probability):
         return "–"
     value = 100 * probability
-    if value >= 99.95:
-        return "100"
+    if value in (0, 100):
+        return f"{value:.0f}"
+    if value >= 99.5:
+        return ">99"
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.1 else "<0.1"

@@ -14,6 +14,9 @@
   };
   const set = (id, properties) => window.dash_clientside.set_props(id, properties);
 
+  const version = document.querySelector("meta[name=version]").content;
+  const shared = (name) => `/shared/${name}.js?v=${version}`;
+
   /* Actions: one at a time, because each is about the state that the one before it leaves */
   const waiting = [];
   let number = 0, sent = null, timer = 0;
@@ -29,18 +32,17 @@
     set("action", { data: { ...waiting.shift(), n: sent } });
   }
   /* No answer for a while: the next action still waits for it, unless the server is gone and will never give it */
+  const say = (text) => place(byId("said"), `<div class="alert" role="alert">${text}</div>`);
+  const GONE = "The explorer does not answer. Does it still run in its terminal?";
   function wait(n) {
     timer = setTimeout(async () => {
-      place(byId("said"), '<div class="alert" role="alert">The explorer has not answered yet. Does it still run in its terminal?</div>');
-      try {
-        await fetch("/shared/circuit.js", { method: "HEAD", cache: "no-store" });
-        if (n === sent) wait(n);
-      } catch {
-        if (n === sent) {
-          waiting.length = 0;
-          settle(n);
-        }
-      }
+      const answers = fetch(shared("circuit"), { method: "HEAD", cache: "no-store", signal: AbortSignal.timeout(2000) });
+      const text = await answers.then(() => "Still computing.", ({ name }) => (name === "TimeoutError" ? GONE : ""));
+      if (n !== sent) return;
+      if (text) {
+        say(text);
+        wait(n);
+      } else fail(n, GONE);
     }, 4000);
   }
   function settle(n) {
@@ -49,6 +51,25 @@
     sent = null;
     next();
   }
+  /* A request that fails brings no answer to put in place: what it was about is dropped, and what came after it */
+  function fail(n, text) {
+    if (n !== sent) return;
+    waiting.length = 0;
+    say(text);
+    settle(n);
+  }
+  const fetched = window.fetch;
+  window.fetch = async (...asked) => {
+    const n = sent, isTurn = String(asked[1]?.body).startsWith('{"output":"..address.search');
+    try {
+      const response = await fetched(...asked);
+      if (isTurn && !response.ok) fail(n, `The explorer refused the request (${response.status}); nothing was changed.`);
+      return response;
+    } catch (error) {
+      if (isTurn) fail(n, GONE);
+      throw error;
+    }
+  };
   /* What the server answers is put in place, and with it the next action sent */
   let shown = { question: "", twin: "" };
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
@@ -68,6 +89,7 @@
       },
       show: (html) => {
         place(byId("view"), html ?? "");
+        place(byId("shown"), `${byId("tabs").querySelector("[aria-current]")?.textContent ?? ""} is shown.`);
         scan();
       },
     },
@@ -171,7 +193,7 @@
     }
     if (!libraries.has(name))
       libraries.set(name, new Promise((done, failed) => {
-        const script = make("script", { src: `/shared/${name}.js` });
+        const script = make("script", { src: shared(name) });
         script.addEventListener("load", done);
         script.addEventListener("error", () => {
           libraries.delete(name);
@@ -235,7 +257,7 @@
     canvas.replaceChildren();
     canvas.reach = Math.max(0, ...data.widget.edges.effect.map((value) => Math.abs(value ?? 0)));
     const button = make("button", { type: "button", class: "cut-chosen", hidden: "" });
-    const shared = {
+    const together = {
       get: () => ({ ...look, chosen: chosen ?? part() }),
       reach: () => Math.max(0, ...circuits().map((its) => its.reach)),
       change: (choice) => {
@@ -248,10 +270,10 @@
         save();
       },
     };
-    const view = Circuit.view(canvas, Circuit.one(data.widget), shared);
+    const view = Circuit.view(canvas, Circuit.one(data.widget), together);
     canvas.show = (acted) => {
       view.show(acted);
-      const name = shared.get().chosen;
+      const name = together.get().chosen;
       button.hidden = !name || name === "logits" || name === "bias";
       button.textContent = `Cut ${name.replace("->", " → ")}`;
       button.dataset.act = JSON.stringify({ do: "cut", what: name });
