@@ -191,6 +191,14 @@ class Visit:
         """Requests that are not to the explorer's own origin."""
         return [url for url in self.requests if not url.startswith((f"{self.origin}/", "data:", "blob:"))]
 
+    def hurry(self) -> None:
+        """From the next opening on, the page waits a tenth as long before it says that there is no answer yet."""
+        self.page.add_init_script(
+            """{ const later = window.setTimeout, aborts = AbortSignal.timeout;
+            window.setTimeout = (what, ms, ...more) => later(what, ms === 4000 ? 400 : ms, ...more);
+            AbortSignal.timeout = ms => aborts.call(AbortSignal, ms / 10); }"""
+        )
+
     def wait(self, expression: str) -> None:
         """Until the expression holds; Playwright's own waiting would need `unsafe-eval`, which the page forbids."""
         for _ in range(400):

@@ -601,9 +601,9 @@ def test_the_threshold_draws_fewer_edges_of_both_circuits_and_stays_in_the_addre
         "s => { s.value = Math.round(s.max * 0.6); s.dispatchEvent(new Event('input', { bubbles: true })); }"
     )
     visit.page.keyboard.press("ArrowRight")
-    visit.page.wait_for_timeout(400)
-    visit.settle()
-    least = float(visit.page.locator(f"{canvas_of(0, 1)} output").inner_text())
+    said = visit.page.locator(f"{canvas_of(0, 1)} output").inner_text()
+    visit.wait(f"location.hash.startsWith('#graph={said},')")
+    least = float(said)
     kept = [sum(abs(value) >= least for value in of) for of in effects]
     assert [drawn_edges(visit, index) for index in (0, 1)] == kept
     assert 0 < kept[0] < len(effects[0]) and f"#graph={least}" in visit.page.url
@@ -703,7 +703,6 @@ def test_the_exported_view_opens_from_a_file_and_holds_the_same_answer(
     download.value.save_as(file)
     taken = Visit(browser, "file://")
     taken.page.goto(file.as_uri())
-    taken.page.wait_for_timeout(300)
     for figure in taken.page.locator("figure.chart:visible").all():
         figure.scroll_into_view_if_needed()
     taken.wait(

@@ -633,8 +633,7 @@ def test_an_address_that_does_not_decode_leaves_the_figures_drawn(wire: Wire, br
     visit.open("?model=sum&q=%00%ff%ed%a0%80")
     assert visit.text(".side [role=alert]").startswith("at position 0: found '\\x00")
     # What the views need is fetched before it is asked for.
-    visit.wait("performance.getEntriesByType('resource').some(it => it.name.includes('circuitsvis') && it.responseEnd)")
-    visit.page.wait_for_timeout(500)
+    visit.wait("window.CircuitsVis !== undefined")
     visit.press("#example-0")
     visit.draw_all()
     assert "could not be drawn" not in visit.text("#view")
@@ -654,6 +653,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.mark.browser
 def test_a_press_is_done_however_long_the_one_before_it_takes(mortal: Running, browser: Any) -> None:
     visit = Visit(browser, mortal.origin)
+    visit.hurry()
     visit.open(HONEST + "&view=lens")
     mortal.process.send_signal(signal.SIGSTOP)
     try:
@@ -671,6 +671,7 @@ def test_a_press_is_done_however_long_the_one_before_it_takes(mortal: Running, b
 @pytest.mark.browser
 def test_while_an_answer_takes_long_the_page_says_that_it_is_being_computed(mortal: Running, browser: Any) -> None:
     visit = Visit(browser, mortal.origin)
+    visit.hurry()
     visit.open(HONEST + "&view=lens")
     callbacks = "**/_dash-update-component*"
     visit.page.route(callbacks, lambda route: None)
