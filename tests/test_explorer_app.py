@@ -506,6 +506,23 @@ def test_free_running_the_untouched_model_is_not_set_beside_another_text(client:
         assert re.findall(r'class="was">was ([^<]+)<', file) == [html.escape(before.symbols[asked])]
 
 
+@pytest.mark.parametrize("how", ["zero", "mean"])
+def test_a_free_run_that_outgrows_the_correct_chain_says_where_cut_parts_are_whole_again(
+    client: Any, explorer: Explorer, how: str
+) -> None:
+    address = FREE.replace("zero", how)
+    [side] = explorer.sides(explorer.state(address))
+    assert side.look is not None and f":{how}:" in address
+    from_where = side.look.thought.restored_from
+    assert (from_where is not None) == (how == "mean")
+    for text in (
+        turn(client, address=address)["screen"]["data"]["html"]["sides"],
+        get(client, f"/export{address}").text,
+    ):
+        assert ("cut parts are whole again" in text) == (how == "mean")
+        assert how == "zero" or f"From position {from_where} on" in text
+
+
 def test_a_taken_port_is_refused_before_anything_is_loaded(paths: list[Path], tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

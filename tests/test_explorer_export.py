@@ -154,7 +154,7 @@ def test_the_answer_stands_against_the_correct_one_and_the_untouched_models(thin
         same = thought.answer == before.answer
         assert ("The untouched model answers the same." in article) == same
         assert (f"The untouched model's answer: {before.answer}." in article) == (not same)
-        for symbol in {its.top(look.at)[0][0] for its in (thought, before)}:
+        for symbol in {its.choices[look.at] for its in (thought, before)}:
             was, now = (its.probabilities[look.at, its.vocabulary.index(symbol)] for its in (before, thought))
             assert f" {symbol} {words.percent(was)} → {words.percent(now)} %" in article
 

@@ -322,7 +322,7 @@ def test_very_many_neurons_are_not_cut_one_by_one(thinker: Thinker, monkeypatch:
     [
         (Cut(0, "zero", "a1"), "Every head of block 1 carries nothing."),
         (Cut(0, "mean", "resid1", 4), "The residual stream into block 1 carries its mean over questions of the same shape, at position 4 (SUM)."),
-        (Cut(1, "resample", "a0.h1->m0"), "The edge a0.h1->m0 carries what it carries in another question of the same shape."),
+        (Cut(1, "resample", "a0.h1->m0"), "The edge a0.h1->m0 carries what it carries in another question of the same shape with another answer."),
         (Cut(0, "patch", "token"), "The token embedding carries what it carries in the second expression."),
     ],
 )  # fmt: skip

@@ -53,7 +53,8 @@ class Described:
     """One model's half. `answer` and `before` (the untouched model's) are None where there is none.
 
     `fault` is why the cuts that were asked for are not made, `apart` why the next symbols do not stand beside the
-    untouched model's. `mistakes` counts the chain's symbols (of `written`) that have something `instead`.
+    untouched model's, `restored` from where on cut parts are whole again. `mistakes` counts the chain's symbols (of
+    `written`) that have something `instead`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Described:
     at: Symbol
     following: tuple[Next, ...]
     apart: str
+    restored: str = ""
 
     @property
     def right(self) -> bool:
@@ -111,6 +113,10 @@ def described(look: Look) -> Described:
         at=symbols[look.at],
         following=tuple(_following(look)),
         apart=apart,
+        restored=""
+        if thought.restored_from is None
+        else f"From position {thought.restored_from} on, beyond the correct chain, cut parts are whole again: only of "
+        "zero is it known there what to put in.",
     )
 
 

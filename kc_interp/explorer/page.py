@@ -126,6 +126,7 @@ def side(state: State, its: Side, index: int) -> Markup:
             tag("div", [head, answer(half)], class_="headline"),
             *([alert(f"Shown untouched: {half.fault}")] if half.fault else []),
             chain(half),
+            *([tag("p", half.restored, class_="small restored")] if half.restored else []),
             tag("div", [following(half), interventions(state, index, half.fault)], class_="below"),
         ]
     return tag("section", inside, class_=f"side arm arm{index}", data_side=str(index), aria_label=f"Model {its.name}")

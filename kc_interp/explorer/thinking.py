@@ -108,11 +108,6 @@ class Thought:
             return self.symbols == self.correct
         return self.choices[self.asked - 1 :] == self.correct[self.asked :]
 
-    def top(self, position: int, count: int = 6) -> list[tuple[str, float]]:
-        """The most probable next symbols at a position."""
-        row = self.probabilities[position]
-        return [(self.vocabulary[token], float(row[token])) for token in np.argsort(-row, kind="stable")[:count]]
-
     def probability(self, position: int) -> float:
         """How probable the symbol at this position was before it was read (position > 0)."""
         return float(self.probabilities[position - 1, self.vocabulary.index(self.symbols[position])])

@@ -20,7 +20,7 @@ VIEW_TITLES: dict[View, str] = {
 INSTEAD: dict[How, str] = {
     "zero": "nothing",
     "mean": "its mean over questions of the same shape",
-    "resample": "what it carries in another question of the same shape",
+    "resample": "what it carries in another question of the same shape with another answer",
     "patch": "what it carries in the second expression",
 }
 """What a cut part carries instead."""
