@@ -6,13 +6,15 @@
 #   make install PIP_ARGS="..."   passed to pip, e.g. for another build of torch
 
 VENV ?= .venv
+# One test process more than cores: those that drive a browser, or wait for what they killed, wait much of their time.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 PYTHON ?= python3
 PIP_ARGS ?=
 DEMO_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := kc_interp probes tests experiments figures
-BENCHES := startup sampling patching circuits recovery training ensemble store calibration demo
+BENCHES := startup sampling patching circuits recovery training ensemble store calibration explorer demo
 
 .PHONY: install demo test test-slow check format bench clean
 
@@ -30,7 +32,7 @@ demo: $(STAMP)
 	$(BIN)/kc-interp demo --out demo $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
