@@ -24,6 +24,7 @@ def test_the_design_is_two_arms_times_two_initialisations_of_one_size() -> None:
     assert len({(s.data, s.train, s.model.n_layers, s.model.n_heads) for s in made.values()}) == 1
 
 
+@pytest.mark.slow
 def test_the_demo_ends_in_a_report_that_presumes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kc_interp.evaluation.ITEMS", 60)
     arguments = ("demo", "--out", "d", "--d-model", "16", "--steps", "20", "--threads", "1", "--json")

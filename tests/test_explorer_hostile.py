@@ -269,6 +269,7 @@ def test_a_question_that_is_none_is_answered_with_what_is_wrong(asked: Wire, que
         assert_only_text(asked.screen(action={"do": "set", {"q": "question"}.get(field, field): question, "n": 1}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(
     "rest",

@@ -150,6 +150,7 @@ def test_each_part_of_the_evidence_can_decide(changed: dict[str, Any], declared:
     assert why in verdict.why
 
 
+@pytest.mark.slow
 def test_a_random_model_has_a_p_of_any_size_although_the_best_of_two_mlps_and_four_sums_is_taken() -> None:
     rng = np.random.default_rng(1)
     logits = np.eye(6)[GRID.sum(axis=1) % 6]
